@@ -1,0 +1,199 @@
+"""The world model: one observation token and one action token an environment step.
+
+Policy and value are read at the observation token, reward and next latent at the action token.
+`forward` and `imagine` are the learner's view (whole windows, differentiable); `encode`,
+`observation_token` and `action_token` are the search's (one token a row over cached pages).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from learner.world_model.config import WorldModelConfig
+from learner.world_model.encoder import SimNorm, make_encoder
+from learner.world_model.support import Support
+from learner.world_model.transformer import (
+    Transformer,
+    action_position,
+    banded_mask,
+    first_visible_token,
+    observation_position,
+)
+from replay_service.segment import GameSpec
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOutput:
+    """Heads over T observation positions and T' actions of a window; logits, not shares.
+
+    policy_logits: [B, T, A]
+    value_logits:  [B, T, bins]
+    reward_logits: [B, T', bins]
+    next_latent:   [B, T', E] predicted latent of the observation after each action
+    """
+
+    policy_logits: Tensor
+    value_logits: Tensor
+    reward_logits: Tensor
+    next_latent: Tensor
+
+
+def _head(config: WorldModelConfig, n_out: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(config.embed_dim, config.mlp_hidden),
+        nn.GELU(approximate="tanh"),
+        nn.Linear(config.mlp_hidden, n_out),
+    )
+
+
+class WorldModel(nn.Module):
+    """UniZero-family world model for one game."""
+
+    def __init__(self, config: WorldModelConfig, spec: GameSpec) -> None:
+        super().__init__()
+        self.config = config
+        self.spec = spec
+        width = config.embed_dim
+        self.encoder = make_encoder(config, spec)
+        self.latent_in = nn.Linear(width, width)
+        self.action_in = nn.Embedding(spec.n_actions, width)
+        self.transformer = Transformer(config)
+        self.policy_head = _head(config, spec.n_actions)
+        self.value_head = _head(config, config.support_size)
+        self.reward_head = _head(config, config.support_size)
+        self.latent_head = _head(config, width)
+        self.latent_norm = SimNorm()
+        self.support = Support(config.support_size, config.support_max)
+        nn.init.normal_(self.action_in.weight, std=width**-0.5)
+        for head in (self.policy_head, self.value_head, self.reward_head, self.latent_head):
+            nn.init.zeros_(head[-1].weight)
+            nn.init.zeros_(head[-1].bias)
+
+    def encode(self, obs: Tensor) -> Tensor:
+        """Latents [N, E] of observations [N, *stacked_shape], uint8 images or float vectors."""
+        return self.encoder(obs)
+
+    def forward(self, latents: Tensor, actions: Tensor) -> ModelOutput:
+        """Teacher-forced window: latents [B, T, E], actions [B, T or T - 1] int64."""
+        features, _ = self._window(latents, actions)
+        return self._heads(features[:, 0::2], features[:, 1::2])
+
+    def values(self, latents: Tensor, actions: Tensor) -> Tensor:
+        """Decoded values [B, T] of a teacher-forced window; runs the value head alone."""
+        features, _ = self._window(latents, actions)
+        return self.support.decode(self.value_head(features[:, 0::2]))
+
+    def imagine(self, latents: Tensor, actions: Tensor) -> ModelOutput:
+        """Like `forward` over T = T' = len(actions), with only the first R latents [B, R, E] real.
+
+        From position R on, observation tokens are the model's own predictions, as in search.
+        Gradients flow through them. Costs one pass for the real part and one a predicted step.
+        """
+        n_real, n_steps = latents.shape[1], actions.shape[1]
+        features, kv = self._window(latents, actions[:, :n_real])
+        observed, acted = [features[:, 0::2]], [features[:, 1::2]]
+        predicted = [self._next_latent(acted[0])]
+        for step in range(n_real, n_steps):
+            tokens = torch.stack(
+                (
+                    self.latent_in(predicted[-1][:, -1]),
+                    self.action_in(actions[:, step]),
+                ),
+                dim=1,
+            )
+            features, kv = self._extend(tokens, step, kv)
+            observed.append(features[:, :1])
+            acted.append(features[:, 1:])
+            predicted.append(self._next_latent(acted[-1]))
+        return self._heads(torch.cat(observed, 1), torch.cat(acted, 1), torch.cat(predicted, 1))
+
+    def observation_token(
+        self,
+        latent: Tensor,
+        step: Tensor,
+        context_kv: Tensor,
+        context_valid: Tensor,
+        own_action_kv: Tensor | None = None,
+        own_action_valid: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Policy logits [N, A], values [N] and the token's kv [N, L, 2, heads, D] at `step` [N].
+
+        context_kv [N, C, L, 2(k, v), 2(tokens), heads, D]: pages of earlier steps, at most W - 1,
+        in any order (keys carry their position); context_valid [N, C, 2] bool. Entries that are
+        not valid may hold any finite number. own_action_kv: the action that led to this step.
+        """
+        past, allowed = _join_context(context_kv, context_valid, own_action_kv, own_action_valid)
+        position = observation_position(step)[:, None]
+        features, kv = self._one_token(self.latent_in(latent), position, past, allowed)
+        value = self.support.decode(self.value_head(features))
+        return self.policy_head(features), value, kv
+
+    def action_token(
+        self, action: Tensor, step: Tensor, context_kv: Tensor, context_valid: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Rewards [N], next latents [N, E] and the token's kv; `step` is the one it leads to."""
+        past, allowed = _join_context(context_kv, context_valid, None, None)
+        position = action_position(step)[:, None]
+        features, kv = self._one_token(self.action_in(action), position, past, allowed)
+        return self.support.decode(self.reward_head(features)), self._next_latent(features), kv
+
+    def _window(self, latents: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Features and kv of the interleaved tokens of one window that starts at step 0."""
+        n_rows, n_latents, width = latents.shape
+        n_tokens = n_latents + actions.shape[1]
+        tokens = latents.new_empty(n_rows, n_tokens, width)
+        tokens[:, 0::2] = self.latent_in(latents)
+        tokens[:, 1::2] = self.action_in(actions)
+        position = torch.arange(n_tokens, device=latents.device)[None]
+        allowed = banded_mask(n_tokens, self.config.window_steps, latents.device)
+        return self.transformer(tokens, position, None, allowed)
+
+    def _extend(self, tokens: Tensor, step: int, kv: Tensor) -> tuple[Tensor, Tensor]:
+        """Append o_step and a_step ([B, 2, E]) to a window of the 2 * step tokens before."""
+        start = first_visible_token(2 * step, self.config.window_steps)
+        position = torch.arange(2 * step, 2 * step + 2, device=tokens.device)[None]
+        rows = banded_mask(2 * step + 2, self.config.window_steps, tokens.device)
+        features, own = self.transformer(tokens, position, kv[..., start:, :], rows[-2:, start:])
+        return features, torch.cat((kv, own), dim=-2)
+
+    def _one_token(
+        self, token: Tensor, position: Tensor, past: Tensor, allowed: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        features, kv = self.transformer(token[:, None], position, past, allowed)
+        return features[:, 0], kv.squeeze(-2).permute(2, 0, 1, 3, 4)
+
+    def _next_latent(self, features: Tensor) -> Tensor:
+        return self.latent_norm(self.latent_head(features))
+
+    def _heads(
+        self, observed: Tensor, acted: Tensor, next_latent: Tensor | None = None
+    ) -> ModelOutput:
+        return ModelOutput(
+            policy_logits=self.policy_head(observed),
+            value_logits=self.value_head(observed),
+            reward_logits=self.reward_head(acted),
+            next_latent=self._next_latent(acted) if next_latent is None else next_latent,
+        )
+
+
+def _join_context(
+    context_kv: Tensor,
+    context_valid: Tensor,
+    own_kv: Tensor | None,
+    own_valid: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Pages [N, C, L, 2, 2, heads, D] to past [L, 2, N, heads, 2C (+ 1), D] and its mask."""
+    past = context_kv.permute(2, 3, 0, 5, 1, 4, 6).flatten(4, 5)
+    flags = [context_valid.flatten(1)]
+    if own_kv is not None:
+        past = torch.cat((past, own_kv.permute(1, 2, 0, 3, 4)[..., None, :]), dim=-2)
+        flags.append(_column(own_valid, context_valid))
+    flags.append(_column(None, context_valid))  # the token itself
+    return past, torch.cat(flags, dim=1)[:, None, None, :]
+
+
+def _column(flag: Tensor | None, like: Tensor) -> Tensor:
+    return like.new_ones(like.shape[0], 1) if flag is None else flag[:, None]
