@@ -1,1 +1,15 @@
-"""."""
+"""Game worlds: Super Mario Bros on an emulator, and any Gymnasium game with discrete actions.
+
+Importing this package registers `WarpZone/Mario-v0` with Gymnasium.
+"""
+
+import gymnasium
+
+from actors.envs.config import MARIO_ID, EnvConfig
+from actors.envs.framing import Frame
+from actors.envs.game import Game, game_spec, make_game
+
+if MARIO_ID not in gymnasium.registry:
+    gymnasium.register(id=MARIO_ID, entry_point="actors.envs.mario_env:MarioEnv")
+
+__all__ = ["MARIO_ID", "EnvConfig", "Frame", "Game", "game_spec", "make_game"]
