@@ -1,0 +1,129 @@
+"""The learner's state on disk: safetensors for arrays, JSON for counters; never pickle."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+MODEL_FILE = "model.safetensors"
+TARGET_FILE = "target.safetensors"
+OPTIMIZER_FILE = "optimizer.safetensors"
+COUNTERS_FILE = "learner.json"
+
+
+@dataclass(slots=True)
+class LearnerCounters:
+    """What a learner counts; mutable, owned by one learner."""
+
+    updates: int = 0
+    skipped: int = 0  # updates whose loss or gradient was not finite
+    version_offset: int = 0  # added to the updates to keep versions growing across restarts
+    rng_state: dict[str, object] = field(default_factory=dict)
+
+
+def save_learner(
+    folder: Path,
+    model: nn.Module,
+    target_model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    counters: LearnerCounters,
+) -> None:
+    """Write four files below `folder`, which is created."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(_contiguous(model.state_dict()), folder / MODEL_FILE)
+    save_file(_contiguous(target_model.state_dict()), folder / TARGET_FILE)
+    save_file(_contiguous(_moments(model, optimizer)), folder / OPTIMIZER_FILE)
+    text = json.dumps(asdict(counters), indent=1, sort_keys=True)
+    (folder / COUNTERS_FILE).write_text(text, encoding="utf-8")
+
+
+def load_learner(
+    folder: Path,
+    model: nn.Module,
+    target_model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+) -> LearnerCounters:
+    """Fill the three objects in place; ValueError names the file and key that do not fit.
+
+    All files are read and checked before anything changes.
+    """
+    counters = _read_counters(folder / COUNTERS_FILE)
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    state = _read_tensors(folder / MODEL_FILE, expected)
+    target_state = _read_tensors(folder / TARGET_FILE, expected)
+    moments = _read_tensors(folder / OPTIMIZER_FILE, None)
+    _check_moments(folder / OPTIMIZER_FILE, moments, model)
+    model.load_state_dict(state)
+    target_model.load_state_dict(target_state)
+    for name, parameter in model.named_parameters():
+        kept = {
+            key.rpartition("/")[2]: value.to(parameter.device)
+            for key, value in moments.items()
+            if key.rpartition("/")[0] == name
+        }
+        optimizer.state.pop(parameter, None)
+        if kept:
+            optimizer.state[parameter] = kept
+    return counters
+
+
+def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+
+
+def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Optimizer state as "parameter name/moment name"; empty before the first step."""
+    return {
+        f"{name}/{key}": value
+        for name, parameter in model.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def _read_tensors(path: Path, expected: dict[str, tuple[int, ...]] | None) -> dict[str, Tensor]:
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"cannot read {path}: {error}") from error
+    for name, shape in (expected or {}).items():
+        if name not in tensors:
+            raise ValueError(f"{path}: key {name!r} is missing")
+        if tuple(tensors[name].shape) != shape:
+            raise ValueError(
+                f"{path}: key {name!r} has shape {tuple(tensors[name].shape)}, the model has "
+                f"{shape}; resume with the world_model settings of the run that saved it"
+            )
+    unknown = sorted(tensors.keys() - expected.keys()) if expected is not None else []
+    if unknown:
+        raise ValueError(f"{path}: key {unknown[0]!r} is not a parameter of the model")
+    return tensors
+
+
+def _check_moments(path: Path, moments: dict[str, Tensor], model: nn.Module) -> None:
+    parameters = dict(model.named_parameters())
+    for key, value in moments.items():
+        name = key.rpartition("/")[0]
+        if name not in parameters:
+            raise ValueError(f"{path}: key {key!r} belongs to no parameter of the model")
+        if value.ndim > 0 and value.shape != parameters[name].shape:
+            raise ValueError(
+                f"{path}: key {key!r} has shape {tuple(value.shape)}, its parameter has "
+                f"{tuple(parameters[name].shape)}"
+            )
+
+
+def _read_counters(path: Path) -> LearnerCounters:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"cannot read {path}: {error}") from error
+    for name in (entry.name for entry in fields(LearnerCounters)):
+        if name not in found:
+            raise ValueError(f"{path}: key {name!r} is missing")
+    return LearnerCounters(**{entry.name: found[entry.name] for entry in fields(LearnerCounters)})

@@ -1,0 +1,50 @@
+"""Settings of the learner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from replay_service.targets import TargetConfig
+
+
+@dataclass(frozen=True, slots=True)
+class LearnerConfig:
+    """Defaults learn CartPole on one CPU core."""
+
+    batch_size: int = 64  # samples an update; more is steadier and slower
+    learning_rate: float = 1e-3  # AdamW step size after the warm-up
+    warmup_updates: int = 100  # updates over which the step size rises from 0
+    weight_decay: float = 1e-4  # AdamW decay of matrices; more forgets faster
+    grad_clip: float = 5.0  # largest global gradient norm
+    target_momentum: float = 0.01  # share of the new weights that enters the target network a step
+
+    policy_weight: float = 1.0  # weight of the cross-entropy to the visit shares
+    value_weight: float = 0.5  # weight of the value cross-entropy
+    reward_weight: float = 1.0  # weight of the reward cross-entropy
+    latent_weight: float = 2.0  # weight of the next-latent divergence
+    entropy_weight: float = 5e-3  # bonus for an undecided policy; more keeps exploring longer
+
+    real_steps: int = 0  # most leading observations given as real ones, 0 means all unroll steps
+    publish_every: int = 100  # updates between two publications of weights
+    bf16: bool = True  # bfloat16 matrix products on CUDA; the CPU always computes in float32
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "publish_every"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "be at least 1")
+        for name in ("learning_rate", "grad_clip"):
+            _require(getattr(self, name) > 0, name, getattr(self, name), "be positive")
+        weights = ("policy_weight", "value_weight", "reward_weight", "latent_weight")
+        for name in (*weights, "entropy_weight", "weight_decay", "warmup_updates", "real_steps"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "not be negative")
+        _require(
+            0 < self.target_momentum <= 1, "target_momentum", self.target_momentum, "lie in (0, 1]"
+        )
+
+    def max_real_steps(self, targets: TargetConfig) -> int:
+        """Most leading observations of a window that stay real; the rest are imagined."""
+        return min(self.real_steps or targets.unroll_steps, targets.unroll_steps)
+
+
+def _require(holds: bool, name: str, value: float, rule: str) -> None:
+    if not holds:
+        raise ValueError(f"learner.{name} must {rule}, got {value}")
