@@ -6,13 +6,26 @@ A segment never crosses an episode boundary. Successive segments of one episode 
 
 from __future__ import annotations
 
+import json
 import zlib
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 SCHEMA_VERSION = 1
+
+
+def pack_json(value: object) -> NDArray[np.uint8]:
+    """JSON text as bytes in an array, so that an npz file holds it without pickle."""
+    return np.frombuffer(json.dumps(value, ensure_ascii=False).encode(), dtype=np.uint8)
+
+
+def unpack_json(packed: NDArray[np.generic]) -> Any:
+    """Inverse of `pack_json`; ValueError when the bytes are not JSON."""
+    return json.loads(packed.tobytes().decode())
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +115,161 @@ class Segment:
     legal: NDArray[np.bool_] | None = None
     prompt: tuple[str, ...] | None = None
     options: tuple[tuple[str, ...], ...] | None = None
-    checksum: int = field(default=0)
+    checksum: int = field(default=0)  # CRC-32 of the content, 0 if none was taken
 
     def __len__(self) -> int:
         return len(self.action)
+
+    @property
+    def is_terminated(self) -> bool:
+        return bool(self.terminated[-1])
+
+    @property
+    def is_truncated(self) -> bool:
+        return bool(self.truncated[-1])
+
+    @property
+    def n_frames(self) -> int:
+        return len(self.obs)
+
+    @property
+    def n_characters(self) -> int:
+        """Distinct text the segment brings; an upper bound of what interning it adds."""
+        n_prompt = sum(map(len, set(self.prompt or ())))
+        return n_prompt + sum(len(text) for row in set(self.options or ()) for text in row)
+
+    def validate(self, spec: GameSpec) -> None:
+        """Raise ValueError naming the first field that breaks `spec` or the layout above."""
+        if self.header.schema_version != SCHEMA_VERSION:
+            raise ValueError(
+                f"header.schema_version is {self.header.schema_version}, expected {SCHEMA_VERSION}"
+            )
+        n_steps = len(self.action)
+        if n_steps == 0:
+            raise ValueError("action has length 0, expected at least one step")
+        self._validate_layout(spec, n_steps)
+        self._validate_values(n_steps)
+
+    def _validate_layout(self, spec: GameSpec, n_steps: int) -> None:
+        step_shape: tuple[int, ...] = (n_steps,)
+        row_shape = (n_steps, spec.n_actions)
+        expected: dict[str, tuple[str, tuple[int, ...]]] = {
+            "obs": (spec.obs_dtype, (n_steps + spec.frame_stack, *spec.obs_shape)),
+            "action": ("int16", step_shape),
+            "reward": ("float32", step_shape),
+            "terminated": ("bool", step_shape),
+            "truncated": ("bool", step_shape),
+            "policy": ("float16", row_shape),
+            "root_value": ("float16", step_shape),
+            "priority": ("float32", step_shape),
+            "legal": ("bool", row_shape),
+        }
+        for name, (dtype, shape) in expected.items():
+            column = getattr(self, name)
+            if name == "legal" and column is None:
+                continue
+            if column.dtype != np.dtype(dtype) or column.shape != shape:
+                raise ValueError(
+                    f"{name} is {column.dtype} {column.shape}, expected {dtype} {shape}"
+                )
+        lowest, highest = int(self.action.min()), int(self.action.max())
+        if lowest < 0 or highest >= spec.n_actions:
+            raise ValueError(
+                f"action lies in {lowest}..{highest}, expected 0..{spec.n_actions - 1}"
+            )
+        for name, text in (("prompt", self.prompt), ("options", self.options)):
+            if text is not None and len(text) != n_steps:
+                raise ValueError(f"{name} has {len(text)} entries, expected {n_steps}")
+        if self.options is not None:
+            lengths = {len(row) for row in self.options} - {0, spec.n_actions}
+            if lengths:
+                raise ValueError(
+                    f"options has rows of {sorted(lengths)} texts, expected {spec.n_actions} or 0"
+                )
+
+    def _validate_values(self, n_steps: int) -> None:
+        # `priority` is not checked: replay counts and replaces bad priorities one by one.
+        for name in ("obs", "reward", "policy", "root_value"):
+            column = getattr(self, name)
+            if column.dtype.kind == "f" and not np.isfinite(column).all():
+                raise ValueError(f"{name} holds NaN or infinity, expected finite numbers")
+        if (self.policy < 0).any():
+            raise ValueError(f"policy holds {self.policy.min()}, expected shares of at least 0")
+        for name in ("terminated", "truncated"):
+            n_early = int(getattr(self, name)[:-1].sum())
+            if n_early:
+                raise ValueError(
+                    f"{name} is set on {n_early} steps before the last, expected the last one only"
+                )
+        if self.is_terminated and self.is_truncated:
+            raise ValueError("truncated and terminated are both set, expected at most one")
+        if not 1 <= self.n_trainable <= n_steps:
+            raise ValueError(f"n_trainable is {self.n_trainable}, expected 1..{n_steps}")
+
+    def with_checksum(self) -> Segment:
+        """The same segment carrying the checksum of its content (never 0)."""
+        return replace(self, checksum=self._content_checksum())
+
+    def verify(self) -> bool:
+        """Whether the content matches the checksum; True when none was set (0)."""
+        return self.checksum in (0, self._content_checksum())
+
+    def _content_checksum(self) -> int:
+        total = 0
+        for name, column in sorted(self.to_arrays().items()):
+            if name != "checksum":
+                total = zlib.crc32(np.ascontiguousarray(column).view(np.uint8).data, total)
+        return total or 1
+
+    def to_arrays(self) -> dict[str, NDArray[np.generic]]:
+        """Plain arrays for `np.savez`; nothing in them needs pickle."""
+        arrays: dict[str, NDArray[np.generic]] = {
+            name: getattr(self, name) for name in _COLUMNS if getattr(self, name) is not None
+        }
+        arrays["header"] = pack_json(asdict(self.header))
+        arrays["n_trainable"] = np.asarray([self.n_trainable], dtype=np.int64)
+        arrays["checksum"] = np.asarray([self.checksum], dtype=np.int64)
+        if self.prompt is not None:
+            arrays["prompt"] = pack_json(list(self.prompt))
+        if self.options is not None:
+            arrays["options"] = pack_json([list(row) for row in self.options])
+        return arrays
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> Segment:
+        """Inverse of `to_arrays`; ValueError names what is missing or malformed."""
+        wanted = {*_COLUMNS, "header", "n_trainable", "checksum"} - {"legal"}
+        missing = sorted(wanted - set(arrays))
+        if missing:
+            raise ValueError(f"segment arrays lack {', '.join(missing)}")
+        columns: dict[str, Any] = {name: arrays[name] for name in _COLUMNS if name in arrays}
+        try:
+            header = SegmentHeader(**unpack_json(arrays["header"]))
+        except TypeError as error:
+            raise ValueError(f"header does not describe a segment: {error}") from error
+        prompt = options = None
+        if "prompt" in arrays:
+            prompt = tuple(unpack_json(arrays["prompt"]))
+        if "options" in arrays:
+            options = tuple(tuple(row) for row in unpack_json(arrays["options"]))
+        return cls(
+            header=header,
+            n_trainable=int(arrays["n_trainable"][0]),
+            checksum=int(arrays["checksum"][0]),
+            prompt=prompt,
+            options=options,
+            **columns,
+        )
+
+
+_COLUMNS = (
+    "obs",
+    "action",
+    "reward",
+    "terminated",
+    "truncated",
+    "policy",
+    "root_value",
+    "legal",
+    "priority",
+)

@@ -1,0 +1,81 @@
+"""Settings of a replay shard and the check that its memory suffices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from replay_service.segment import GameSpec
+from replay_service.storage import bytes_per_row
+from replay_service.targets import TargetConfig
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayConfig:
+    """Size and sampling law of one replay shard."""
+
+    capacity_mb: float = 2_000.0  # MB of ring memory; more keeps older steps
+    text_mb: float = 64.0  # million characters of prompts and options kept beside the ring
+    min_positions: int = 500  # positions needed before training starts; more delays, diversifies
+
+    uniform: bool = False  # true ignores priorities
+    alpha: float = 0.6  # exponent of priorities; 0 is uniform, 1 fully proportional
+    beta_start: float = 0.4  # importance correction at the start; 1 is complete
+    beta_steps: int = 20_000  # sample calls until the correction is complete
+    priority_floor: float = 1e-3  # smallest priority counted, so that no position starves
+
+    def __post_init__(self) -> None:
+        for name in ("capacity_mb", "text_mb", "priority_floor"):
+            value = getattr(self, name)
+            if not 0.0 < value < float("inf"):
+                raise ValueError(f"{name} must be positive and finite, got {value}")
+        for name in ("alpha", "beta_start"):
+            value = getattr(self, name)
+            if not 0.0 <= value <= 1.0:
+                raise ValueError(f"{name} must lie in [0, 1], got {value}")
+        for name in ("min_positions", "beta_steps"):
+            value = getattr(self, name)
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+
+    @property
+    def exponent(self) -> float:
+        return 0.0 if self.uniform else self.alpha
+
+    def beta(self, n_samples: int) -> float:
+        """Exponent of the importance weights after `n_samples` sample calls."""
+        done = min(n_samples / self.beta_steps, 1.0)
+        return self.beta_start + (1.0 - self.beta_start) * done
+
+    def n_rows(self, spec: GameSpec) -> int:
+        """Steps and trailing frames the ring can hold."""
+        return int(self.capacity_mb * 1e6 / bytes_per_row(spec))
+
+
+def check_capacity(
+    config: ReplayConfig,
+    targets: TargetConfig,
+    spec: GameSpec,
+    batch_size: int,
+    *,
+    segment_steps: int | None = None,
+) -> None:
+    """ValueError if the ring could never hold `min_positions` or a batch of distinct positions.
+
+    segment_steps: trainable positions per segment, where known; every segment takes rows for the
+    overlap with its successor too, and the end of the ring may stay unused for one segment.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    n_wanted = max(config.min_positions, batch_size)
+    segment_steps = min(segment_steps or n_wanted, n_wanted)
+    rows_per_segment = segment_steps + targets.context_steps + spec.frame_stack
+    n_segments = -(-n_wanted // segment_steps)
+    n_needed = rows_per_segment * (n_segments + 1 if n_segments > 1 else 1)
+    n_rows = config.n_rows(spec)
+    if n_rows < n_needed:
+        needed_mb = (n_needed + 1) * bytes_per_row(spec) / 1e6
+        raise ValueError(
+            f"capacity_mb={config.capacity_mb} holds {n_rows} steps of {bytes_per_row(spec)} "
+            f"bytes, but min_positions={config.min_positions} and batch_size={batch_size} need "
+            f"{n_needed}; raise replay.capacity_mb to {needed_mb:.3g} or more, or lower the others"
+        )

@@ -1,0 +1,220 @@
+"""Training batches: windows of H unroll and n bootstrap steps, their masks and n-step targets.
+
+Everything is built from ring columns with a fixed number of tensor operations, no loop over items;
+it runs on whichever device the columns live on. Cost: the gather of the observations dominates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+ENDING_OPEN = 0  # the data stops here, the episode goes on (or its rest was lost)
+ENDING_TERMINATED = 1
+ENDING_TRUNCATED = 2
+
+
+@dataclass(frozen=True, slots=True)
+class TargetConfig:
+    """Shape of a training window; acting needs it for the overlap of segments."""
+
+    unroll_steps: int = 5  # H, steps the world model is trained on per sample; more costs compute
+    n_step: int = 5  # n, rewards summed before bootstrapping; more is less bias, more variance
+    discount: float = 0.997  # gamma per step; closer to 1 looks further ahead
+
+    def __post_init__(self) -> None:
+        if self.unroll_steps < 1:
+            raise ValueError(f"unroll_steps must be at least 1, got {self.unroll_steps}")
+        if self.n_step < 1:
+            raise ValueError(f"n_step must be at least 1, got {self.n_step}")
+        if not 0.0 < self.discount <= 1.0:
+            raise ValueError(f"discount must lie in (0, 1], got {self.discount}")
+
+    @property
+    def context_steps(self) -> int:
+        """Steps after a start position that a sample may read; segments overlap by this."""
+        return self.unroll_steps + self.n_step
+
+
+@dataclass(frozen=True, slots=True)
+class Handles:
+    """Where the priorities of a batch go back to.
+
+    slot, generation: [B] int64; a slot whose generation moved on holds another position now.
+    """
+
+    shard: int
+    slot: NDArray[np.int64]
+    generation: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.slot)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """B windows of H unroll steps (and n bootstrap steps), A actions; all tensors on one device.
+
+    obs:                [B, H+n, *stacked_shape] uint8 or float32, o_T repeated beyond an end
+    action:             [B, H+n-1] int64, random beyond an end
+    reward:             [B, H] float32, 0 beyond an end
+    n_step_return:      [B, H] float32, sum of gamma^i r_{k+i}, i < m = min(n, steps to the end)
+    bootstrap_discount: [B, H] float32, gamma^m, 0 where a terminal was met
+    bootstrap_index:    [B, H] int64, position k + m in obs
+    policy:             [B, H, A] float32, visit shares; an all-zero row is no policy target
+    root_value:         [B, H] float32, search values as stored
+    valid:              [B, H] bool, steps that count in the losses
+    importance:         [B] float32, at most 1
+    weight_version:     [B] int64, oldest version that acted in the window's segment
+    legal:              [B, H, A] bool, or None when every action is always legal
+
+    After a terminal the episode goes on in an absorbing state: o_T, reward 0, value target 0,
+    no policy target, valid. After a truncation (or the end of the data) steps are not valid.
+    """
+
+    obs: Tensor
+    action: Tensor
+    reward: Tensor
+    n_step_return: Tensor
+    bootstrap_discount: Tensor
+    bootstrap_index: Tensor
+    policy: Tensor
+    root_value: Tensor
+    valid: Tensor
+    importance: Tensor
+    weight_version: Tensor
+    handles: Handles
+    legal: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.obs)
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
+        """The batch with its tensors on `device`; the handles stay numpy arrays."""
+        moved = {
+            name: value.to(device, non_blocking=non_blocking)
+            for name, value in self._tensors().items()
+        }
+        return Batch(handles=self.handles, **moved)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # As numpy arrays the bytes travel out of band (Ray writes them once, and the reader maps
+        # them); tensors would be copied twice through torch's own pickling.
+        arrays = {name: value.cpu().numpy() for name, value in self._tensors().items()}
+        return _batch_from_arrays, (arrays, self.handles)
+
+
+def _batch_from_arrays(arrays: dict[str, NDArray[np.generic]], handles: Handles) -> Batch:
+    # Mapped arrays are read-only and pin the object store while a view lives: copy, let go.
+    tensors = {
+        name: torch.from_numpy(array if array.flags.writeable else array.copy())
+        for name, array in arrays.items()
+    }
+    return Batch(handles=handles, **tensors)
+
+
+@dataclass(frozen=True, slots=True)
+class TextBatch:
+    """Prompts with the search's answer to them, for training the language model.
+
+    prompt: B texts; options: B rows of A texts; policy: [B, A] float32, visit shares.
+    """
+
+    prompt: tuple[str, ...]
+    options: tuple[tuple[str, ...], ...]
+    policy: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Ring storage as tensors, one row per step, R rows; A actions, F = frame_stack.
+
+    A segment of T steps takes the rows start .. start+T+F-1. Row start+t holds frame t and the
+    scalars of step t; the observation of step t is the frames of rows start+t .. start+t+F-1.
+    The F rows from start+T on hold the rest of the frames and neutral scalars: action, reward,
+    policy and root_value 0, every action legal.
+
+    obs: [R, *obs_shape]; action: [R] int16; reward: [R] float32; policy: [R, A] float16
+    root_value: [R] float16; legal: [R, A] bool or None
+    end: [R] int64, start + T of the row's segment; ending: [R] int8, how it ends (ENDING_*)
+    weight_version: [R] int64
+    """
+
+    obs: Tensor
+    action: Tensor
+    reward: Tensor
+    policy: Tensor
+    root_value: Tensor
+    end: Tensor
+    ending: Tensor
+    weight_version: Tensor
+    legal: Tensor | None
+
+
+class WindowBuilder:
+    """Builds batches from columns; owned by one Replay, holds only constants."""
+
+    def __init__(self, config: TargetConfig, frame_stack: int, device: str = "cpu") -> None:
+        self.config = config
+        self._frame_stack = frame_stack
+        self._steps = torch.arange(config.context_steps, device=device)
+        self._frames = torch.arange(frame_stack, device=device)
+        # float64: gamma^m is rounded once, to the float32 that the loss sees.
+        powers = config.discount ** np.arange(config.n_step + 1, dtype=np.float64)
+        self._powers = torch.from_numpy(powers.astype(np.float32)).to(device)
+
+    def build(
+        self,
+        columns: Columns,
+        rows: Tensor,
+        filler_action: Tensor,
+        *,
+        importance: Tensor,
+        handles: Handles,
+    ) -> Batch:
+        """Windows from `rows` [B] int64 on; `filler_action` [B, H+n-1] int64 goes beyond ends."""
+        n_unroll, n_step = self.config.unroll_steps, self.config.n_step
+        end = columns.end.index_select(0, rows).unsqueeze(1)
+        terminated = (columns.ending.index_select(0, rows) == ENDING_TERMINATED).unsqueeze(1)
+        wanted = rows.unsqueeze(1) + self._steps  # [B, H+n], may run beyond the end
+        held = torch.minimum(wanted, end)  # the end row's scalars are neutral
+        is_step = wanted < end
+
+        flat_steps = held[:, :-1].reshape(-1)
+        action = columns.action.index_select(0, flat_steps).view_as(filler_action).long()
+        reward = columns.reward.index_select(0, flat_steps).view_as(filler_action)
+        unroll = held[:, :n_unroll].reshape(-1)
+        shape = (len(rows), n_unroll)
+        legal = columns.legal
+        n_ahead = (end - wanted[:, :n_unroll]).clamp(0, n_step)
+        met_terminal = terminated & (wanted[:, :n_unroll] + n_step >= end)
+        return Batch(
+            obs=self._gather_obs(columns.obs, held),
+            action=torch.where(is_step[:, :-1], action, filler_action),
+            reward=reward[:, :n_unroll].contiguous(),
+            n_step_return=reward.unfold(1, n_step, 1) @ self._powers[:n_step],
+            bootstrap_discount=self._powers[n_ahead].masked_fill_(met_terminal, 0.0),
+            bootstrap_index=self._steps[:n_unroll] + n_ahead,
+            policy=columns.policy.index_select(0, unroll).float().view(*shape, -1),
+            root_value=columns.root_value.index_select(0, unroll).float().view(shape),
+            valid=is_step[:, :n_unroll] | terminated,
+            importance=importance,
+            weight_version=columns.weight_version.index_select(0, rows),
+            handles=handles,
+            legal=None if legal is None else legal.index_select(0, unroll).view(*shape, -1),
+        )
+
+    def _gather_obs(self, obs: Tensor, held: Tensor) -> Tensor:
+        """[B, P] rows of first frames -> [B, P, *stacked_shape]."""
+        frames = held.unsqueeze(-1) + self._frames  # [B, P, F]
+        gathered = obs.index_select(0, frames.reshape(-1))
+        channels = obs.shape[1] * self._frame_stack
+        return gathered.view(*held.shape, channels, *obs.shape[2:])
