@@ -1,1 +1,16 @@
-"""."""
+"""Batched Monte-Carlo tree search over a world model, with a language model's prior at the root."""
+
+from actors.search.config import SearchConfig
+from actors.search.planner import Planner
+from actors.search.result import SearchOutput, SearchStats
+from actors.search.root_prior import InjectionConfig, RootPrior, mix_root_prior
+
+__all__ = [
+    "InjectionConfig",
+    "Planner",
+    "RootPrior",
+    "SearchConfig",
+    "SearchOutput",
+    "SearchStats",
+    "mix_root_prior",
+]

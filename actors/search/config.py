@@ -1,0 +1,48 @@
+"""Settings of the search."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class SearchConfig:
+    """Tree search of one planner; PUCT constants as in MuZero (arXiv 1911.08265, appendix B)."""
+
+    n_simulations: int = 25  # model calls per search; more is stronger and slower
+
+    pb_c_base: float = 19652.0  # visits at which exploration starts to grow
+    pb_c_init: float = 1.25  # weight of the prior against the value; higher explores more
+    dirichlet_alpha: float = 0.3  # concentration of root noise; lower is spikier
+    dirichlet_fraction: float = 0.25  # share of noise in the root prior when noise is asked for
+    value_delta_max: float = 0.01  # smallest value range that is stretched to [0, 1]
+
+    kv_eviction: Literal["fifo", "lru"] = "fifo"  # whose pages go first when a pool is full
+    max_roots: int = 0  # most environments in one search call; 0 = all
+    init_pages: int = 0  # pages of real history; 0 = W per environment, fewer means rebuilds
+    recurrent_pages: int = 0  # pages of tree nodes; 0 = n_simulations per environment
+    debug: bool = False  # fill unused pages with NaN, so that a wrong read shows
+
+    def __post_init__(self) -> None:
+        self._check("n_simulations", self.n_simulations, 1, 100_000)
+        self._check("pb_c_base", self.pb_c_base, 1.0, math.inf)
+        self._check("pb_c_init", self.pb_c_init, 0.0, math.inf)
+        self._check("dirichlet_alpha", self.dirichlet_alpha, 1e-3, 1e3)
+        self._check("dirichlet_fraction", self.dirichlet_fraction, 0.0, 1.0)
+        self._check("value_delta_max", self.value_delta_max, 1e-9, math.inf)
+        for name in ("max_roots", "init_pages", "recurrent_pages"):
+            self._check(name, getattr(self, name), 0, 10**9)
+        if self.kv_eviction not in ("fifo", "lru"):
+            raise ValueError(
+                f"kv_eviction must be 'fifo' or 'lru', got {self.kv_eviction!r}; fifo is cheaper, "
+                "lru helps when some environments act more often than others"
+            )
+
+    @staticmethod
+    def _check(name: str, value: float, low: float, high: float) -> None:
+        if not low <= value <= high:
+            raise ValueError(
+                f"{name} must lie in [{low}, {high}], got {value}; set it within that range"
+            )

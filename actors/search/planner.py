@@ -1,0 +1,274 @@
+"""Batched tree search over a world model: one model call per simulation for all roots.
+
+A planner belongs to one acting process and is used from one thread. It keeps each environment's
+context across searches, so consecutive calls for an environment must follow its episode.
+"""
+
+from __future__ import annotations
+
+from time import perf_counter
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from actors.search.config import SearchConfig
+from actors.search.contexts import Contexts, RootStep, make_cache
+from actors.search.history import NO_ACTION, Ints
+from actors.search.result import SearchOutput, SearchStats
+from actors.search.root_prior import (
+    InjectionConfig,
+    Probabilities,
+    RootPrior,
+    add_dirichlet_noise,
+    mix_root_prior,
+    softmax_legal,
+)
+from actors.search.tree import Puct, expand_and_backup, plant, root_visits, select
+from actors.search.workspace import Workspace
+from cache.pool import PoolStats
+from learner.world_model import WorldModel
+
+
+class Planner:
+    """Searches for up to `n_envs` environments, any subset per call."""
+
+    def __init__(
+        self,
+        model: WorldModel,
+        config: SearchConfig,
+        *,
+        n_envs: int,
+        discount: float,
+        seed: int,
+        device: torch.device | str = "cpu",
+        injection: InjectionConfig | None = None,
+    ) -> None:
+        if n_envs < 1 or not 0.0 < discount <= 1.0:
+            raise ValueError(
+                f"n_envs must be positive and discount in (0, 1], got {n_envs} and {discount}"
+            )
+        self.config = config
+        self.injection = injection or InjectionConfig()
+        self.n_envs = n_envs
+        self._model = model
+        self._device = torch.device(device)
+        self._rng = np.random.default_rng(seed)
+        self._puct = Puct(config.pb_c_base, config.pb_c_init, config.value_delta_max, discount)
+        self._cache = make_cache(model, config, n_envs, self._device)
+        self._contexts = Contexts(model, self._cache, n_envs, self._device)
+        # Node of each root action in an environment's latest tree, for its next root.
+        self._root_nodes: Ints = np.full((n_envs, model.spec.n_actions), -1, np.int64)
+        self._workspaces: dict[int, Workspace] = {}
+
+    def search(
+        self,
+        env_ids: NDArray[np.integer],
+        obs: NDArray[np.generic],
+        last_action: NDArray[np.integer],
+        legal: NDArray[np.bool_] | None = None,
+        mix: RootPrior | None = None,
+        add_noise: bool = False,
+        env_steps: int = 0,
+    ) -> SearchOutput:
+        """Append one real step per environment and search from it.
+
+        env_ids [B] distinct; obs [B, *stacked_shape]; last_action [B], -1 at an episode's start,
+        which resets that environment's context; legal [B, A]; env_steps: of the run, for decays.
+        Raises ValueError on arguments of the wrong shape or range, naming the row.
+        """
+        start = perf_counter()
+        envs, actions, legal = self._check(env_ids, obs, last_action, legal)
+        before = self._counters()
+        with torch.inference_mode():
+            played = np.where(
+                actions == NO_ACTION, -1, self._root_nodes[envs, np.maximum(actions, 0)]
+            )
+            root = self._contexts.advance(envs, obs, actions, played)
+            self._root_nodes[envs] = -1
+            model_policy = softmax_legal(root.logits, legal)
+            prior = self._root_prior(model_policy, legal, mix, env_steps)
+            work = self._workspace(len(envs))
+            seconds_tree = self._plant(work, root, prior, legal, add_noise)
+            seconds_tree += self._simulate(work, root, self._cache.plant_trees(envs, root.steps))
+        self._root_nodes[envs] = work.tree.child[:, 0]
+        failed = work.tree.failed
+        if failed.any():
+            self._cache.clear("env", envs[failed])  # rebuilt from raw tokens on next use
+        used = [now - then for now, then in zip(self._counters(), before, strict=True)]
+        stats = SearchStats(
+            simulations=len(envs) * self.config.n_simulations,
+            seconds_model=used[0],
+            seconds_tree=seconds_tree,
+            seconds_total=perf_counter() - start,
+            cache_hits=int(used[1]),
+            cache_misses=int(used[2]),
+            cache_evictions=int(used[3]),
+            n_rebuilt=root.n_rebuilt,
+            n_failed=int(failed.sum()),
+        )
+        return self._output(work, root, model_policy, prior, stats)
+
+    def weights_changed(self, version: int) -> None:
+        """Tell that the model's parameters were replaced: every cached page is now void."""
+        self._cache.invalidate(version)
+
+    def cache_stats(self, reset: bool = False) -> dict[str, PoolStats]:
+        """Statistics of the pools init, recurrent and scratch since the last reset."""
+        return self._cache.stats(reset)
+
+    def _check(
+        self,
+        env_ids: NDArray[np.integer],
+        obs: NDArray[np.generic],
+        last_action: NDArray[np.integer],
+        legal: NDArray[np.bool_] | None,
+    ) -> tuple[Ints, Ints, NDArray[np.bool_]]:
+        spec = self._model.spec
+        envs, actions = np.asarray(env_ids, np.int64), np.asarray(last_action, np.int64)
+        n_roots = len(envs)
+        if legal is None:
+            legal = np.ones((n_roots, spec.n_actions), np.bool_)
+        legal = np.asarray(legal, np.bool_)
+        shapes = (obs.shape, actions.shape, legal.shape)
+        wanted = ((n_roots, *spec.stacked_shape), (n_roots,), (n_roots, spec.n_actions))
+        if shapes != wanted or n_roots == 0:
+            raise ValueError(f"obs, last_action, legal have shapes {shapes}, expected {wanted}")
+        if obs.dtype != np.dtype(spec.obs_dtype):
+            raise ValueError(f"obs must be {spec.obs_dtype}, got {obs.dtype}")
+        if envs.min() < 0 or envs.max() >= self.n_envs or len(np.unique(envs)) < n_roots:
+            raise ValueError(f"env_ids must be distinct and in [0, {self.n_envs}), got {envs}")
+        if actions.min() < NO_ACTION or actions.max() >= spec.n_actions:
+            raise ValueError(f"last_action must lie in [-1, {spec.n_actions}), got {actions}")
+        stuck = np.flatnonzero(~legal.any(axis=1))
+        if len(stuck):
+            raise ValueError(
+                f"row {stuck[0]} (environment {envs[stuck[0]]}) has no legal action; "
+                "an environment with nothing to do must end its episode"
+            )
+        return envs, actions, legal
+
+    def _counters(self) -> tuple[float, int, int, int]:
+        pools = (self._cache.init, self._cache.recurrent)
+        return (
+            self._contexts.seconds_model,
+            sum(pool.hits for pool in pools),
+            sum(pool.misses for pool in pools),
+            sum(pool.evictions for pool in pools),
+        )
+
+    def _workspace(self, n_roots: int) -> Workspace:
+        if n_roots not in self._workspaces:
+            self._workspaces[n_roots] = Workspace(
+                n_roots,
+                self.config.n_simulations,
+                self._model.spec.n_actions,
+                self._contexts.n_context,
+                self._cache.pages,
+                self._device,
+            )
+        return self._workspaces[n_roots]
+
+    def _root_prior(
+        self,
+        model_policy: Probabilities,
+        legal: NDArray[np.bool_],
+        mix: RootPrior | None,
+        env_steps: int,
+    ) -> Probabilities:
+        if mix is None:
+            return model_policy
+        return mix_root_prior(
+            model_policy, mix.probabilities, mix.available, legal, self.injection, env_steps
+        )
+
+    def _plant(
+        self,
+        work: Workspace,
+        root: RootStep,
+        prior: Probabilities,
+        legal: NDArray[np.bool_],
+        add_noise: bool,
+    ) -> float:
+        """Start the trees; returns the seconds it took."""
+        start = perf_counter()
+        first_action = np.zeros(len(prior), np.int32)
+        if add_noise:
+            config = self.config
+            prior = add_dirichlet_noise(
+                prior, legal, config.dirichlet_alpha, config.dirichlet_fraction, self._rng
+            )
+            first_action[:] = self._rng.integers(prior.shape[1], size=len(prior))
+        plant(work.tree, prior, legal, root.value, root.window, first_action)
+        work.tree.failed[:] |= ~np.isfinite(root.logits).all(axis=1)
+        return perf_counter() - start
+
+    def _simulate(self, work: Workspace, root: RootStep, first_page: Ints) -> float:
+        """Run all simulations; returns the seconds spent in tree kernels."""
+        model, pages, tree, puct = self._model, self._cache.pages, work.tree, self._puct
+        seconds_tree = seconds_model = 0.0
+        for simulation in range(self.config.n_simulations):
+            t0 = perf_counter()
+            select(tree, simulation, puct, root.steps, first_page, work.leaves)
+            t1 = perf_counter()
+            action, step, page = work.upload()
+            pages.gather(work.window_ids, work.flat_kv, work.flat_valid)
+            t2 = perf_counter()
+            reward, latent, action_kv = model.action_token(action, step, work.kv, work.valid)
+            logits, value, observation_kv = model.observation_token(
+                latent, step, work.kv, work.valid, action_kv, work.has_action
+            )
+            t3 = perf_counter()
+            pages.write(page, action_kv, observation_kv)
+            outputs = _download(reward, value, logits)
+            t4 = perf_counter()
+            expand_and_backup(tree, simulation, puct, outputs, False)
+            seconds_tree += (t1 - t0) + (perf_counter() - t4)
+            seconds_model += t3 - t2
+        self._contexts.seconds_model += seconds_model
+        return seconds_tree
+
+    def _output(
+        self,
+        work: Workspace,
+        root: RootStep,
+        model_policy: Probabilities,
+        prior: Probabilities,
+        stats: SearchStats,
+    ) -> SearchOutput:
+        tree = work.tree
+        visits = root_visits(tree)
+        policy = visits / self.config.n_simulations
+        value = tree.value_sum[:, 0] / tree.visits[:, 0]
+        q_value = tree.q[:, 0].copy()
+        failed = np.flatnonzero(tree.failed)
+        if len(failed):
+            policy[failed] = prior[failed]
+            visits[failed] = _share_out(prior[failed], self.config.n_simulations)
+            q_value[failed] = 0.0
+            value[failed] = np.nan_to_num(root.value[failed], nan=0.0, posinf=0.0, neginf=0.0)
+        return SearchOutput(
+            visit_counts=visits,
+            policy=policy.astype(np.float32),
+            root_value=value.astype(np.float32),
+            q_value=q_value.astype(np.float32),
+            model_policy=model_policy.astype(np.float32),
+            root_prior=prior.astype(np.float32),
+            depth_max=tree.depth.max(axis=1).astype(np.int32),
+            stats=stats,
+        )
+
+
+def _download(reward: Tensor, value: Tensor, logits: Tensor) -> NDArray[np.floating]:
+    """One packed transfer to the host: [B, 2 + A]."""
+    return torch.cat((reward[:, None], value[:, None], logits), dim=1).cpu().numpy()
+
+
+def _share_out(prior: Probabilities, n_visits: int) -> NDArray[np.int32]:
+    """Whole visits in proportion to `prior` [K, A]; rows sum to n_visits (largest remainder)."""
+    exact = prior * n_visits
+    visits = np.floor(exact)
+    rank = np.argsort(np.argsort(-(exact - visits), axis=1, kind="stable"), axis=1)
+    missing = n_visits - visits.sum(axis=1, keepdims=True)
+    return (visits + (rank < missing)).astype(np.int32)

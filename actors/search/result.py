@@ -1,0 +1,46 @@
+"""What a search returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class SearchStats:
+    """Cost and health of one search call over B roots."""
+
+    simulations: int  # B * n_simulations
+    seconds_model: float  # inside the world model, root and rebuilds included
+    seconds_tree: float  # inside the tree kernels
+    seconds_total: float  # the rest is plumbing: gathering pages, copies, checks
+    cache_hits: int  # pages found, init and recurrent pools together
+    cache_misses: int  # pages looked for and not found
+    cache_evictions: int  # rings or trees taken from another environment
+    n_rebuilt: int  # roots whose window was rebuilt from raw tokens
+    n_failed: int  # roots that met NaN or infinity and fell back to their prior
+
+
+@dataclass(frozen=True, slots=True)
+class SearchOutput:
+    """Result of one batched search over B roots with A actions; numpy, rows as in the call.
+
+    visit_counts: [B, A] int32, sums to n_simulations, zero for illegal actions
+    policy:       [B, A] float32, visit shares; the root prior itself for a failed row
+    root_value:   [B] float32, mean return over the simulations and the model's own estimate
+    q_value:      [B, A] float32, in units of return; 0 where unvisited
+    model_policy: [B, A] float32, the world model's own policy over legal actions
+    root_prior:   [B, A] float32, what the search started from, before noise
+    depth_max:    [B] int32, edges on the longest path
+    """
+
+    visit_counts: NDArray[np.int32]
+    policy: NDArray[np.float32]
+    root_value: NDArray[np.float32]
+    q_value: NDArray[np.float32]
+    model_policy: NDArray[np.float32]
+    root_prior: NDArray[np.float32]
+    depth_max: NDArray[np.int32]
+    stats: SearchStats
