@@ -52,23 +52,27 @@ def open_emulator(rom: Path) -> Emulator:
     """Power on an emulator with a ROM that `actors.envs.rom` has checked.
 
     Takes the native module of nes-py 9 where it is installed, else the library inside nes-py 8.2.1.
-    Raises RuntimeError if neither is there.
+    Raises ValueError if neither is there.
     """
     folder = nes_py_folder()
-    if folder is None:
-        raise RuntimeError("no NES emulator: install it with `pip install --no-deps nes-py==8.2.1`")
-    if any(folder.glob("_native*.so")):
+    if native := sorted(folder.glob("_native*.so")):
         from actors.envs.nes_native import NativeNes
 
-        return NativeNes(rom)
+        return NativeNes(rom, native[0])
     from actors.envs.nes_ctypes import LibraryNes
 
     return LibraryNes(rom, folder)
 
 
-def nes_py_folder() -> Path | None:
-    """Folder of the installed nes-py; found without executing it (8.2.1 imports the old gym)."""
+def nes_py_folder() -> Path:
+    """Folder of the installed nes-py; found without executing it (8.2.1 imports the old gym).
+
+    Raises ValueError if it is not installed.
+    """
     spec = importlib.util.find_spec("nes_py")
     if spec is None or not spec.submodule_search_locations:
-        return None
+        raise ValueError(
+            "env.id WarpZone/Mario-v0 needs a NES emulator and none is installed; install it with "
+            "`pip install --no-deps nes-py==8.2.1`, or choose another game such as CartPole-v1"
+        )
     return Path(spec.submodule_search_locations[0])

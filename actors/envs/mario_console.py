@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,20 +28,16 @@ class ConsoleState:
 
     stage: str
     frames: bytes  # the button byte of each frame since the stage's first playable one
-    console: int  # identity of the console that holds the snapshot
+    holder: str  # identity of the running emulator that has the snapshot
     snapshot: SnapshotId
 
 
 class MarioConsole:
     """A power-on and the start of `stage` happen in the constructor (0.4 s); restarts are cheap."""
 
-    _n_made = 0
-
     def __init__(self, rom: Rom, stage: str) -> None:
         self.stage = stage
         self._rom = rom
-        MarioConsole._n_made += 1
-        self._identity = MarioConsole._n_made
         self._frames = bytearray()
         self._power_on()
 
@@ -79,7 +76,7 @@ class MarioConsole:
         return ConsoleState(self.stage, bytes(self._frames), self._identity, self._emulator.save())
 
     def load(self, saved: ConsoleState) -> None:
-        if saved.console == self._identity and self._emulator.holds(saved.snapshot):
+        if saved.holder == self._identity and self._emulator.holds(saved.snapshot):
             self._emulator.load(saved.snapshot)
             self._frames = bytearray(saved.frames)
         else:
@@ -94,6 +91,7 @@ class MarioConsole:
 
     def _power_on(self) -> None:
         self._emulator: Emulator = open_emulator(self._rom.path)
+        self._identity = uuid.uuid4().hex  # differs between processes too
         self.previous_screen = np.zeros_like(self._emulator.screen)
         self._frames.clear()
         self._skip_to_stage()

@@ -22,6 +22,7 @@ from actors.envs.config import (
     check_stage,
     check_stages,
 )
+from actors.envs.emulator import nes_py_folder
 from actors.envs.mario_actions import button_bytes
 from actors.envs.mario_console import ConsoleState, MarioConsole
 from actors.envs.mario_ram import MarioState, read_state, read_tiles
@@ -74,6 +75,7 @@ class MarioEnv(gymnasium.Env[NDArray[np.uint8], np.int64]):
         self.stages = tuple(stages)
         self.action_set, self.frame_skip, self.noop_max = action_set, frame_skip, noop_max
         self.stall_steps, self.render_mode = stall_steps, render_mode
+        nes_py_folder()  # a missing emulator is reported here, not at the first reset
         self.rom = find_rom(rom)
         self._buttons = button_bytes(action_set)
         self._consoles: dict[str, MarioConsole] = {}  # one per stage, 0.5 MB each
