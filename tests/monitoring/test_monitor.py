@@ -1,0 +1,170 @@
+"""Figures of real processes, a pretended NVML, heartbeats under a clock of our own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from launch.monitoring.gpu_reader import GpuReader
+from launch.monitoring.monitor import Heartbeat, Monitor, MonitorConfig
+from launch.monitoring.monitor_actor import MonitorActor
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class NVMLError(Exception):
+    pass
+
+
+class FakeNvml:
+    """Two GPUs whose utilisation follows `utils`; any query can be made to fail."""
+
+    NVMLError = NVMLError
+
+    def __init__(self, utils: list[int]) -> None:
+        self.utils = utils
+        self.n_reads = 0
+        self.broken: set[str] = set()
+
+    def _check(self, query: str) -> None:
+        if query in self.broken:
+            raise NVMLError(f"{query} not supported")
+
+    def nvmlInit(self) -> None:
+        self._check("init")
+
+    def nvmlDeviceGetCount(self) -> int:
+        return 2
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
+        return index
+
+    def nvmlDeviceGetMemoryInfo(self, handle: int) -> SimpleNamespace:
+        self._check("memory")
+        return SimpleNamespace(used=(handle + 1) << 30)
+
+    def nvmlDeviceGetUtilizationRates(self, handle: int) -> SimpleNamespace:
+        self._check("util")
+        util = self.utils[min(self.n_reads // 2, len(self.utils) - 1)]
+        self.n_reads += 1
+        return SimpleNamespace(gpu=util)
+
+    def nvmlDeviceGetPowerUsage(self, handle: int) -> int:
+        return 100_000
+
+
+def test_gpu_reader_throttles_and_averages_over_its_window() -> None:
+    clock, nvml = Clock(), FakeNvml([10, 20, 60, 60])
+    reader = GpuReader(interval_s=1.0, window=3, nvml=nvml, clock=clock)
+    assert reader.read().util_last == 10
+    clock.now += 0.5
+    reader.read()
+    assert nvml.n_reads == 2, "one reading of two GPUs"
+    for _ in range(3):
+        clock.now += 1.0
+        reading = reader.read()
+    assert (reading.util_last, reading.mem_used_mb, reading.power_w) == (60, 3072, 200)
+    assert reading.util_mean_window == pytest.approx((20 + 60 + 60) / 3)
+    assert reading.missing_reason == ""
+
+
+def test_gpu_reader_says_why_and_recovers() -> None:
+    clock, nvml = Clock(), FakeNvml([50])
+    reader = GpuReader(interval_s=1.0, window=3, nvml=nvml, clock=clock)
+    nvml.broken = {"init"}
+    assert reader.read().missing_reason == "NVML: init not supported"
+    assert reader.read().util_last is None
+    nvml.broken = {"util"}
+    clock.now += 1.0
+    reading = reader.read()
+    assert (reading.util_last, reading.mem_used_mb) == (None, 3072)
+    assert reading.missing_reason == "NVML: util not supported"
+    nvml.broken = set()
+    clock.now += 1.0
+    assert reader.read().util_last == 50
+
+
+def test_machine_without_a_gpu_has_null_figures_and_a_reason() -> None:
+    sample = Monitor().sample()
+    if sample["gpu_missing_reason"] == "":
+        pytest.skip("this machine has a GPU that NVML can read")
+    assert sample["gpu_util_last"] is None and sample["gpu_mem_used_mb"] is None
+
+
+def test_samples_processes_and_survives_their_death() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=-1)
+    monitor = Monitor()
+    monitor.watch({"driver": os.getpid(), "child": child.pid, "ghost": 2**22 + 1})
+    sample = monitor.sample()
+    assert sample["rss_mb/driver"] > 10 and sample["uss_mb/driver"] <= sample["rss_mb/driver"]
+    assert sample["cpu_percent/child"] is not None
+    assert sample["rss_mb/ghost"] is None
+    child.communicate()
+    sample = monitor.sample()
+    assert sample["rss_mb/child"] is None and sample["cpu_percent/child"] is None
+    monitor.unwatch("child")
+    assert "rss_mb/child" not in monitor.sample()
+
+
+def test_restarted_process_gets_its_new_pid() -> None:
+    monitor = Monitor()
+    monitor.watch({"actor": 2**22 + 1})
+    assert monitor.sample()["rss_mb/actor"] is None
+    monitor.watch({"actor": os.getpid()})
+    assert monitor.sample()["rss_mb/actor"] > 10
+
+
+def test_heartbeats_age_and_stall(tmp_path: Path) -> None:
+    clock = Clock()
+    monitor = Monitor(tmp_path, MonitorConfig(stall_after_s=60), clock=clock)
+    monitor.beat("learner", "train")
+    clock.now += 50
+    monitor.beat("env_actor_0", "collect", age_s=5)
+    assert monitor.heartbeats() == [
+        Heartbeat("learner", "train", 50),
+        Heartbeat("env_actor_0", "collect", 5),
+    ]
+    assert monitor.stalled() == []
+    assert [beat.process for beat in monitor.stalled(deadline_s=20)] == ["learner"]
+    clock.now += 20
+    assert monitor.stalled() == [Heartbeat("learner", "train", 70)]
+    monitor.write_heartbeat()
+    monitor.close()
+    record = json.loads((tmp_path / "heartbeat.jsonl").read_text())
+    assert record["processes"]["learner"] == {
+        "phase": "train",
+        "age_s": 70,
+        "pid": None,
+        "is_stalled": True,
+    }
+    assert record["processes"]["env_actor_0"]["is_stalled"] is False
+
+
+@pytest.mark.parametrize("field", ["gpu_interval_s", "uss_interval_s", "stall_after_s"])
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan")])
+def test_config_names_the_field(field: str, value: float) -> None:
+    with pytest.raises(ValueError, match=rf"monitor\.{field} must be above 0"):
+        MonitorConfig(**{field: value})
+
+
+def test_actor_shell_samples_and_writes(tmp_path: Path) -> None:
+    actor = MonitorActor(tmp_path, MonitorConfig(stall_after_s=10))
+    actor.start({"driver": os.getpid()})
+    figures = actor.sample([Heartbeat("learner", "train", 30.0)])
+    assert figures["rss_mb/driver"] > 10
+    assert [beat.process for beat in actor.stalled()] == ["learner"]
+    assert actor.ping()
+    record = json.loads((tmp_path / "heartbeat.jsonl").read_text())
+    assert set(record["processes"]) == {"driver", "learner"}
