@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from learner.world_model.config import SIMNORM_GROUP
-from learner.world_model.model import ModelOutput
 from learner.world_model.support import Support
+from learner.world_model.world_model import ModelOutput
 
 _ILLEGAL_LOGIT = -1e9  # finite: a zero share times minus infinity would be NaN
 _SMALLEST_SHARE = 1e-6  # floor of a predicted latent share inside the logarithm

@@ -36,7 +36,11 @@ class WeightSource(Protocol):
 class WeightSink(Protocol):
     """Where the learner publishes."""
 
-    def push(self, weights: Weights) -> None: ...
+    def push(self, weights: Weights) -> None:
+        """Publish; an outage is counted and not raised, the next publication replaces this one."""
+
+    def published_version(self) -> int:
+        """Newest version that readers may have, NO_VERSION if none (or no answer)."""
 
 
 class WeightStore:
@@ -45,19 +49,18 @@ class WeightStore:
     def __init__(self) -> None:
         self._kept: list[Weights] = []
 
-    @property
-    def version(self) -> int:
+    def published_version(self) -> int:
         """Newest version held, NO_VERSION while empty."""
         return self._kept[-1].version if self._kept else NO_VERSION
 
     def push(self, weights: Weights) -> None:
         """Keep `weights`; ValueError unless they are newer than all before."""
-        require_newer(weights.version, self.version)
+        require_newer(weights.version, self.published_version())
         self._kept = [*self._kept, weights][-N_KEPT_VERSIONS:]
 
     def pull_if_newer(self, version: int) -> Weights | None:
         """Newest weights if newer than `version`, else None."""
-        return self._kept[-1] if self.version > version else None
+        return self._kept[-1] if self.published_version() > version else None
 
 
 def require_newer(version: int, newest: int) -> None:

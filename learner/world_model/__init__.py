@@ -1,6 +1,6 @@
 """The transformer world model that search plans in and the learner trains."""
 
 from learner.world_model.config import WorldModelConfig
-from learner.world_model.model import ModelOutput, WorldModel
+from learner.world_model.world_model import ModelOutput, WorldModel
 
 __all__ = ["ModelOutput", "WorldModel", "WorldModelConfig"]

@@ -50,7 +50,8 @@ class Support(nn.Module):
         place = (transform(x).clamp(-self.limit, self.limit) + self.limit) / self.spacing
         lower = place.floor().clamp(max=self.n_bins - 2)
         upper_share = (place - lower).unsqueeze(-1)
-        index = lower.long().unsqueeze(-1)
+        # Clamped again: NaN becomes some index, and its NaN shares make the loss say so.
+        index = lower.long().clamp(0, self.n_bins - 2).unsqueeze(-1)
         target = torch.zeros(*x.shape, self.n_bins, dtype=place.dtype, device=x.device)
         target.scatter_(-1, index, 1.0 - upper_share)
         return target.scatter_(-1, index + 1, upper_share)

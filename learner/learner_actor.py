@@ -1,0 +1,67 @@
+"""The process shell of the learner; the controller calls one method at a time."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from learner.config import LearnerConfig
+from learner.learner import Learner, TrainReport
+from learner.weights import WeightSink
+from learner.world_model.config import WorldModelConfig
+from replay_service.replay import BatchSource
+from replay_service.segment import GameSpec
+from replay_service.targets import TargetConfig
+
+
+class LearnerActor:
+    """Owns the learner; batches come from `source`, weights go to `sink`."""
+
+    def __init__(
+        self,
+        *,
+        config: LearnerConfig,
+        model_config: WorldModelConfig,
+        targets: TargetConfig,
+        spec: GameSpec,
+        device: str,
+        seed: int,
+        source: BatchSource,
+        sink: WeightSink,
+    ) -> None:
+        torch.set_num_threads(1)
+        self._source = source
+        self._sink = sink
+        self._learner = Learner(config, model_config, targets, spec, device, seed)
+
+    def train(self, n_updates: int) -> TrainReport:
+        """Run `n_updates` updates and publish on the way."""
+        return self._learner.train(n_updates, self._source, self._sink)
+
+    def publish(self) -> int:
+        """Push the weights now, as a version newer than any published; returns that version.
+
+        For the start of a run, after a restore, and when a restarted weight server is empty.
+        """
+        self._learner.advance_version(self._sink.published_version())
+        weights = self._learner.weights()
+        self._sink.push(weights)
+        return weights.version
+
+    def weights_version(self) -> int:
+        """Version that the next publication would carry now."""
+        return self._learner.version
+
+    def save(self, folder: Path) -> None:
+        self._learner.save(Path(folder))
+
+    def load(self, folder: Path) -> None:
+        """Restore a saved learner; its versions go on above what has been published."""
+        self._learner.load(Path(folder))
+        self._learner.advance_version(self._sink.published_version())
+
+    def ping(self) -> int:
+        """The process id; an answer means the constructor has finished."""
+        return os.getpid()
