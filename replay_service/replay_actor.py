@@ -1,0 +1,143 @@
+"""Replay behind Ray: the actor shell, and the client through which a learner samples ahead.
+
+Batches pickle as numpy arrays (see `Batch.__reduce__`): Ray writes their bytes once into its object
+store, and the client copies them out, so that no batch keeps the store pinned.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import ray
+import torch
+from numpy.typing import NDArray
+from ray.actor import ActorHandle
+
+from replay_service.config import ReplayConfig
+from replay_service.replay import AddReport, Replay
+from replay_service.sampler import SumTree
+from replay_service.segment import GameSpec, Segment
+from replay_service.targets import Batch, Handles, TargetConfig, TextBatch
+
+MAX_PENDING_UPDATES = 8
+
+
+class ReplayActor:
+    """One replay shard as a process of its own; one call at a time, made by controller and learner.
+
+    A plain class: the runtime decides whether it becomes a Ray actor or stays an object.
+    """
+
+    def __init__(
+        self,
+        config: ReplayConfig,
+        targets: TargetConfig,
+        spec: GameSpec,
+        seed: int,
+        shard: int = 0,
+    ) -> None:
+        torch.set_num_threads(1)
+        self._replay = Replay(config, targets, spec, seed, shard=shard)
+        _compile_kernels()
+
+    def ping(self) -> int:
+        """The process id, as a sign of life."""
+        return os.getpid()
+
+    def add(self, segments: Sequence[Segment]) -> AddReport:
+        """Store segments; pass the object reference itself: the bytes then come straight here."""
+        return self._replay.add(segments)
+
+    def sample(self, batch_size: int) -> Batch:
+        return self._replay.sample(batch_size)
+
+    def sample_text(self, batch_size: int) -> TextBatch | None:
+        return self._replay.sample_text(batch_size)
+
+    def update_priorities(self, handles: Handles, priorities: NDArray[np.floating]) -> int:
+        return self._replay.update_priorities(handles, priorities)
+
+    def stats(self) -> dict[str, float]:
+        return self._replay.stats()
+
+    def save(self, folder: Path | str) -> None:
+        self._replay.save(Path(folder))
+
+    def load(self, folder: Path | str) -> None:
+        self._replay.load(Path(folder))
+
+
+class RayBatchSource:
+    """BatchSource over a ReplayActor that keeps `depth` samples in flight; lives in the learner.
+
+    Priorities go back without waiting. Once MAX_PENDING_UPDATES of them are unanswered, further
+    ones are dropped and counted: sampling then uses older priorities, which stays correct.
+    """
+
+    def __init__(
+        self,
+        handle: ActorHandle[ReplayActor],
+        batch_size: int,
+        depth: int = 2,
+        *,
+        timeout_s: float = 120.0,
+    ) -> None:
+        if batch_size < 1 or depth < 1 or timeout_s <= 0:
+            raise ValueError(
+                f"batch_size and depth must be at least 1 and timeout_s positive, got "
+                f"{batch_size}, {depth} and {timeout_s}"
+            )
+        self._handle = handle
+        self._batch_size = batch_size
+        self._depth = depth
+        self._timeout_s = timeout_s
+        self._ahead: deque[ray.ObjectRef[Batch]] = deque()
+        self._updates: list[ray.ObjectRef[int]] = []
+        self.n_dropped_updates = 0
+
+    def next(self) -> Batch:
+        """The oldest batch in flight.
+
+        TimeoutError if replay does not answer within `timeout_s`, RuntimeError if it is gone; an
+        error that `Replay.sample` raised comes through as Ray's RayTaskError.
+        """
+        while len(self._ahead) <= self._depth:
+            self._ahead.append(self._handle.sample.remote(self._batch_size))
+        reference = self._ahead.popleft()
+        try:
+            return ray.get(reference, timeout=self._timeout_s)
+        except ray.exceptions.GetTimeoutError as error:
+            self._ahead.clear()
+            raise TimeoutError(
+                f"learner waited {self._timeout_s} s for replay to answer "
+                f"sample({self._batch_size}); is the replay actor overloaded or hung?"
+            ) from error
+        except ray.exceptions.RayActorError as error:
+            self._ahead.clear()
+            raise RuntimeError(f"the replay actor is gone: {error}") from error
+        except ray.exceptions.RayError:
+            self._ahead.clear()  # what is in flight was asked for in the same state
+            raise
+
+    def update_priorities(self, handles: Handles, priorities: NDArray[np.floating]) -> None:
+        """Send priorities off; dropped and counted while too many are unanswered."""
+        if self._updates:
+            _, self._updates = ray.wait(
+                self._updates, num_returns=len(self._updates), timeout=0, fetch_local=False
+            )
+        if len(self._updates) >= MAX_PENDING_UPDATES:
+            self.n_dropped_updates += 1
+            return
+        self._updates.append(self._handle.update_priorities.remote(handles, priorities))
+
+
+def _compile_kernels() -> None:
+    """Compile (or load) the numba kernels now, so that no call pays for it later."""
+    tree = SumTree(2)
+    tree.set_span(0, 2, 1.0)
+    tree.set_weights(np.zeros(1, dtype=np.int64), np.ones(1))
+    tree.draw(1, np.random.default_rng(0))
