@@ -76,7 +76,7 @@ ROWS: tuple[tuple[str, tuple[Cell, ...]], ...] = (
             Cell("loss", "loss_total", _THOUSANDTHS, True),
             Cell("value loss", "loss_value", _THOUSANDTHS),
             Cell("weights", "weight_version", _COUNT),
-            Cell("lag", "staleness_mean", _TENTHS),
+            Cell("value error", "value_error", _THOUSANDTHS),
         ),
     ),
     (

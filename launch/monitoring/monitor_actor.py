@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from launch.monitoring.json_lines import Scalar
@@ -10,15 +11,15 @@ from launch.monitoring.monitor import Heartbeat, Monitor, MonitorConfig
 
 
 class MonitorActor:
-    """Owns nothing that a restart would lose: the controller calls `start` with all pids again."""
+    """Owns nothing that a restart would lose: the controller tells it all pids again."""
 
-    def __init__(self, run_dir: Path | None, config: MonitorConfig) -> None:
+    def __init__(self, run_dir: Path | None = None, config: MonitorConfig | None = None) -> None:
         self._monitor = Monitor(run_dir, config)
 
-    def start(self, pids: Mapping[str, int]) -> None:
-        self._monitor.watch(pids)
+    def watch(self, name: str, pid: int) -> None:
+        self._monitor.watch({name: pid})
 
-    def sample(self, beats: Sequence[Heartbeat]) -> dict[str, Scalar]:
+    def sample(self, beats: Sequence[Heartbeat] = ()) -> dict[str, Scalar]:
         """Takes in who was heard from since the last call and returns the figures.
 
         Also writes one heartbeat line.
@@ -31,5 +32,6 @@ class MonitorActor:
     def stalled(self, deadline_s: float | None = None) -> list[Heartbeat]:
         return self._monitor.stalled(deadline_s)
 
-    def ping(self) -> bool:
-        return True
+    def ping(self) -> int:
+        """This process's pid."""
+        return os.getpid()

@@ -165,6 +165,8 @@ def test_actor_shell_samples_and_writes(tmp_path: Path) -> None:
     figures = actor.sample([Heartbeat("learner", "train", 30.0)])
     assert figures["rss_mb/driver"] > 10
     assert [beat.process for beat in actor.stalled()] == ["learner"]
-    assert actor.ping()
-    record = json.loads((tmp_path / "heartbeat.jsonl").read_text())
+    assert actor.ping() == os.getpid()
+    actor.watch("learner", os.getpid())
+    assert actor.sample()["rss_mb/learner"] > 10
+    record = json.loads((tmp_path / "heartbeat.jsonl").read_text().splitlines()[0])
     assert set(record["processes"]) == {"driver", "learner"}
