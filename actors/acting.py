@@ -1,0 +1,351 @@
+"""The acting loop of one env actor: E environments, batched search, LLM priors asked in the background.
+
+Plain Python, one thread. The environments are split in two halves when an LLM prior is on: while
+one half waits for its priors, the other half searches and steps.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from actors.player import Player
+from actors.prior.client import PendingPrior
+from actors.search import SearchOutput
+from actors.segment_builder import SegmentBuilder, Step
+from learner.weights import NO_VERSION, WeightSource, load_weights
+from replay_service.segment import Segment, SegmentHeader
+from replay_service.targets import TargetConfig
+
+MAX_ENVS_PER_ACTOR = 1_024
+
+
+@dataclass(frozen=True, slots=True)
+class ActingConfig:
+    num_actors: int = 2  # env actor processes; each holds a copy of the world model
+    envs_per_actor: int = 4  # environments searched as one batch; more fills the model better
+    segment_length: int = 40  # trainable steps per segment; longer means fewer, larger messages
+    collect_steps: int = 32  # env steps per collect call, over all envs; longer means older weights
+    temperature: float = 1.0  # exponent 1/temperature on visit counts; lower is greedier
+    temperature_final: float = 0.25  # reached after temperature_decay_steps
+    temperature_decay_steps: int = 0  # env steps of the whole run; 0 keeps `temperature`
+
+    def __post_init__(self) -> None:
+        for name in ("num_actors", "envs_per_actor", "segment_length", "collect_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"acting.{name} must be at least 1, got {getattr(self, name)}; "
+                    "a run needs someone to act"
+                )
+        if self.envs_per_actor > MAX_ENVS_PER_ACTOR:
+            raise ValueError(
+                f"acting.envs_per_actor must be at most {MAX_ENVS_PER_ACTOR}, "
+                f"got {self.envs_per_actor}; raise acting.num_actors instead"
+            )
+        for name in ("temperature", "temperature_final"):
+            if not 0.0 < getattr(self, name) <= 10.0:
+                raise ValueError(f"acting.{name} must lie in (0, 10], got {getattr(self, name)}")
+        if self.temperature_decay_steps < 0:
+            raise ValueError(
+                "acting.temperature_decay_steps must not be negative, "
+                f"got {self.temperature_decay_steps}"
+            )
+
+    def temperature_at(self, env_steps: int) -> float:
+        """Linear decay from `temperature` to `temperature_final` over the run's env steps."""
+        if self.temperature_decay_steps == 0:
+            return self.temperature
+        share = min(1.0, env_steps / self.temperature_decay_steps)
+        return self.temperature + share * (self.temperature_final - self.temperature)
+
+
+@dataclass(frozen=True, slots=True)
+class ActorIdentity:
+    """Who acts: goes into segment headers and seeds."""
+
+    run_id: str
+    actor: int
+    incarnation: int
+    seed: int  # of the run
+
+    def generator(self, stream: int) -> np.random.Generator:
+        """Random stream derived from (run seed, actor, incarnation, stream)."""
+        return np.random.default_rng([self.seed, self.actor, self.incarnation, stream])
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeRecord:
+    """One finished episode."""
+
+    actor: int
+    env_id: int
+    level: str
+    total_reward: float
+    length: int  # env steps
+    end_reason: str  # flag, death, stall, terminated or truncated
+    max_x: int | None  # Mario's progress in pixels, None elsewhere
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What one environment looked like and what search thought of it, for the live page."""
+
+    frame: NDArray[np.uint8] | None  # [H, W, 3] RGB, None if the game can't be drawn
+    actions: tuple[str, ...]
+    search_policy: NDArray[np.float32]  # [A]
+    model_policy: NDArray[np.float32]  # [A]
+    llm_prior: NDArray[np.float32] | None  # [A]
+    root_value: float
+    prompt: str
+
+
+@dataclass(slots=True)
+class CollectReport:
+    """Metadata of one collect call; small enough to travel inline."""
+
+    env_steps: int = 0
+    simulations: int = 0
+    weight_version: int = -1
+    episodes: list[EpisodeRecord] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)  # wall time by stage
+    search: dict[str, float] = field(default_factory=dict)  # summed search statistics
+    prior: dict[str, float] = field(default_factory=dict)  # prior client counters since start
+    snapshot: Snapshot | None = None
+
+    def add_seconds(self, stage: str, since: float) -> float:
+        now = time.perf_counter()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - since
+        return now
+
+
+class ActingLoop:
+    """Plays E games with search and cuts their steps into segments."""
+
+    def __init__(
+        self,
+        *,
+        player: Player,
+        weight_source: WeightSource,
+        config: ActingConfig,
+        targets: TargetConfig,
+        identity: ActorIdentity,
+    ) -> None:
+        self._games = player.games
+        self._model = player.model
+        self._planner = player.planner
+        self._prior = player.prior
+        self._weight_source = weight_source
+        self._config = config
+        self._identity = identity
+        self._rng = identity.generator(0)
+        self._sequence = 0
+        self._weight_version = NO_VERSION
+        n_envs = len(self._games)
+        self._builders = [
+            SegmentBuilder(
+                self._games[0].spec, targets, config.segment_length, self._header_factory(env_id)
+            )
+            for env_id in range(n_envs)
+        ]
+        self._last_action = np.full(n_envs, -1, np.int64)
+        self._episode_reward = np.zeros(n_envs)
+        self._episode_length = np.zeros(n_envs, np.int64)
+        self._max_x = [0] * n_envs
+        n_halves = 2 if self._prior is not None and n_envs > 1 else 1
+        self._halves = np.array_split(np.arange(n_envs), n_halves)
+        self._turn = 0
+        self._asked: list[PendingPrior | None] = [None] * n_halves
+        for env_id, game in enumerate(self._games):
+            self._builders[env_id].start_episode(game.reset())
+        for half in range(n_halves):
+            self._ask_prior(half)
+
+    def collect(self, n_steps: int, env_steps_so_far: int) -> tuple[CollectReport, list[Segment]]:
+        """Plays at least `n_steps` environment steps over all envs, after pulling new weights.
+
+        `env_steps_so_far` is the run's count and drives the schedules. Returns the report and the
+        segments completed meanwhile; unfinished segments stay here for the next call.
+        """
+        started = time.perf_counter()
+        report = CollectReport()
+        segments: list[Segment] = []
+        self._pull_weights()
+        report.add_seconds("pull", started)
+        while report.env_steps < n_steps:
+            self._play_half(self._turn, env_steps_so_far + report.env_steps, report, segments)
+            self._turn = (self._turn + 1) % len(self._halves)
+        report.weight_version = self._weight_version
+        if self._prior is not None:
+            report.prior = self._prior.stats()
+        report.seconds["total"] = time.perf_counter() - started
+        return report, segments
+
+    def close(self) -> None:
+        for game in self._games:
+            game.close()
+
+    def _pull_weights(self) -> None:
+        weights = self._weight_source.pull_if_newer(self._weight_version)
+        if weights is not None:
+            load_weights(self._model, weights)
+            self._weight_version = weights.version
+            self._planner.weights_changed(weights.version)
+
+    def _ask_prior(self, half: int) -> None:
+        if self._prior is None:
+            return
+        games = [self._games[env_id] for env_id in self._halves[half]]
+        self._asked[half] = self._prior.ask(
+            prompts=[game.prompt() or "" for game in games],
+            options=[game.option_texts() for game in games],
+            legal=[game.legal() for game in games],
+        )
+
+    def _play_half(
+        self, half: int, env_steps: int, report: CollectReport, segments: list[Segment]
+    ) -> None:
+        env_ids = self._halves[half]
+        mark = time.perf_counter()
+        asked = self._asked[half]
+        prior = asked.collect() if asked is not None else None
+        mark = report.add_seconds("prior_wait", mark)
+        legal_rows = [self._games[env_id].legal() for env_id in env_ids]
+        output = self._planner.search(
+            env_ids,
+            np.stack([self._builders[env_id].observation() for env_id in env_ids]),
+            self._last_action[env_ids],
+            None if legal_rows[0] is None else np.stack([r for r in legal_rows if r is not None]),
+            mix=prior,
+            add_noise=True,
+            env_steps=env_steps,
+        )
+        mark = report.add_seconds("search", mark)
+        actions = self._choose(output, self._config.temperature_at(env_steps))
+        if report.snapshot is None and env_ids[0] == 0:
+            report.snapshot = self._snapshot(output, asked)
+        for row, env_id in enumerate(env_ids):
+            llm_used = asked is not None and bool(prior is not None and prior.available[row])
+            segment = self._step_env(
+                int(env_id), int(actions[row]), output, row, asked if llm_used else None, report
+            )
+            if segment is not None:
+                segments.append(segment)
+        mark = report.add_seconds("env", mark)
+        self._ask_prior(half)
+        report.add_seconds("prior_ask", mark)
+        report.env_steps += len(env_ids)
+        report.simulations += output.stats.simulations
+        for stat in fields(output.stats):
+            value = getattr(output.stats, stat.name)
+            report.search[stat.name] = report.search.get(stat.name, 0.0) + value
+
+    def _choose(self, output: SearchOutput, temperature: float) -> NDArray[np.int64]:
+        """Samples actions from visit counts ** (1 / temperature); [B] int64."""
+        logits = np.log(np.maximum(output.policy, 1e-12)) / temperature
+        share = np.exp(logits - logits.max(axis=1, keepdims=True))
+        share[output.policy <= 0] = 0.0
+        cumulative = np.cumsum(share, axis=1)
+        draw = self._rng.random((len(share), 1)) * cumulative[:, -1:]
+        return np.argmax(cumulative > draw, axis=1)
+
+    def _step_env(
+        self,
+        env_id: int,
+        action: int,
+        output: SearchOutput,
+        row: int,
+        asked: PendingPrior | None,
+        report: CollectReport,
+    ) -> Segment | None:
+        game = self._games[env_id]
+        legal = game.legal()
+        prompt = (game.prompt() or "") if asked is not None else ""
+        options = game.option_texts() if asked is not None else ()
+        frame, reward, terminated, truncated, info = game.step(action)
+        step = Step(
+            action=action,
+            reward=reward,
+            terminated=terminated,
+            truncated=truncated and not terminated,
+            policy=output.policy[row],
+            root_value=float(output.root_value[row]),
+            legal=legal,
+            prompt=prompt,
+            options=options,
+            weight_version=self._weight_version,
+            prior_version=asked.version if asked is not None else -1,
+        )
+        segment = self._builders[env_id].add(step, frame)
+        self._last_action[env_id] = action
+        self._episode_reward[env_id] += reward
+        self._episode_length[env_id] += 1
+        self._max_x[env_id] = max(self._max_x[env_id], int(info.get("max_x", 0)))
+        if terminated or truncated:
+            report.episodes.append(self._finish_episode(env_id, info, terminated))
+        return segment
+
+    def _finish_episode(
+        self, env_id: int, info: dict[str, object], terminated: bool
+    ) -> EpisodeRecord:
+        game = self._games[env_id]
+        record = EpisodeRecord(
+            actor=self._identity.actor,
+            env_id=env_id,
+            level=game.level(),
+            total_reward=float(self._episode_reward[env_id]),
+            length=int(self._episode_length[env_id]),
+            end_reason=end_reason(info, terminated),
+            max_x=self._max_x[env_id] if "max_x" in info else None,
+        )
+        self._builders[env_id].start_episode(game.reset())
+        self._last_action[env_id] = -1
+        self._episode_reward[env_id] = 0.0
+        self._episode_length[env_id] = 0
+        self._max_x[env_id] = 0
+        return record
+
+    def _snapshot(self, output: SearchOutput, asked: PendingPrior | None) -> Snapshot:
+        game = self._games[0]
+        llm = asked.collect() if asked is not None else None
+        return Snapshot(
+            frame=game.render(),
+            actions=game.option_texts(),
+            search_policy=output.policy[0],
+            model_policy=output.model_policy[0],
+            llm_prior=llm.probabilities[0] if llm is not None and llm.available[0] else None,
+            root_value=float(output.root_value[0]),
+            prompt=game.prompt() or "",
+        )
+
+    def _header_factory(self, env_id: int) -> Callable[[int, int, int], SegmentHeader]:
+        def header(version_min: int, version_max: int, prior_version: int) -> SegmentHeader:
+            game = self._games[env_id]
+            self._sequence += 1
+            return SegmentHeader(
+                run_id=self._identity.run_id,
+                actor=self._identity.actor,
+                incarnation=self._identity.incarnation,
+                sequence=self._sequence,
+                env_id=env_id,
+                level=game.level(),
+                seed=self._identity.seed,
+                rom_hash=game.rom_hash,
+                weight_version_min=version_min,
+                weight_version_max=version_max,
+                prior_version=prior_version,
+                reward_version=game.reward_version,
+            )
+
+        return header
+
+
+def end_reason(info: dict[str, object], terminated: bool) -> str:
+    """Why an episode ended, in one word, from what the environment says."""
+    for reason in ("flag", "death", "stall"):
+        if info.get(reason):
+            return reason
+    return "terminated" if terminated else "truncated"

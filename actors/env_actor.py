@@ -1,0 +1,52 @@
+"""The process shell of acting."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from actors.acting import ActingConfig, ActingLoop, ActorIdentity, CollectReport
+from actors.player import PlayerConfig, make_player
+from actors.prior.client import PriorTransport
+from learner.weights import WeightSource
+from replay_service import Segment, TargetConfig
+
+
+class EnvActor:
+    """One env actor; owns nothing that can't be lost. Called by the controller, one call a time."""
+
+    def __init__(
+        self,
+        *,
+        player: PlayerConfig,
+        acting: ActingConfig,
+        targets: TargetConfig,
+        identity: ActorIdentity,
+        weight_source: WeightSource,
+        prior_transport: PriorTransport | None,
+    ) -> None:
+        torch.set_num_threads(1)
+        self._loop = ActingLoop(
+            player=make_player(
+                player,
+                n_games=acting.envs_per_actor,
+                rng=identity.generator(1),
+                prior_transport=prior_transport,
+            ),
+            weight_source=weight_source,
+            config=acting,
+            targets=targets,
+            identity=identity,
+        )
+
+    def collect(self, n_steps: int, env_steps_so_far: int) -> tuple[CollectReport, list[Segment]]:
+        """See ActingLoop.collect; the segments travel as a second object that is only forwarded."""
+        return self._loop.collect(n_steps, env_steps_so_far)
+
+    def ping(self) -> int:
+        """The process id; an answer means the constructor has finished."""
+        return os.getpid()
+
+    def close(self) -> None:
+        self._loop.close()

@@ -1,0 +1,27 @@
+"""Settings of the controller."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ControlConfig:
+    overlap: bool = True  # false: acting and learning take turns (for comparison)
+    updates_per_call: int = 8  # learner updates per train call; more means fewer, longer calls
+    log_period_s: float = 5.0  # seconds between metric lines; longer writes less
+    checkpoint_every_env_steps: int = 2_000  # env steps between checkpoints; lower loses less
+    keep_checkpoints: int = 2  # newest checkpoints kept on disk
+    collect_deadline_s: float = 120.0  # an env actor silent for longer is replaced
+    call_deadline_s: float = 300.0  # any other child silent for longer ends the run
+    max_restarts: int = 20  # replacements of one child before the run stops
+
+    def __post_init__(self) -> None:
+        for name in ("updates_per_call", "checkpoint_every_env_steps", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"control.{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("log_period_s", "collect_deadline_s", "call_deadline_s"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"control.{name} must be above 0, got {getattr(self, name)}")
+        if self.max_restarts < 0:
+            raise ValueError(f"control.max_restarts must not be negative, got {self.max_restarts}")

@@ -1,0 +1,237 @@
+"""The children of a run: what each is built from, on what resources, and how one is replaced."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from actors.acting import ActorIdentity
+from actors.env_actor import EnvActor
+from actors.evaluator_actor import EvaluatorActor
+from actors.player import PlayerConfig
+from actors.prior.prior_engine_actor import ENGINE_ENV, MAX_CONCURRENT_CALLS, PriorEngineActor
+from launch.config import Config
+from launch.control.runtime import Child, Links, Resources, Runtime
+from launch.monitoring.monitor import MonitorConfig
+from launch.monitoring.monitor_actor import MonitorActor
+from learner.language.language_learner_actor import LanguageLearnerActor
+from learner.learner_actor import LearnerActor
+from learner.weight_server_actor import WeightServerActor
+from replay_service.replay_actor import ReplayActor
+from replay_service.segment import GameSpec
+
+# Shares of a core: children that mostly wait ask for little. A local Ray is told it has enough.
+ACTOR_RESOURCES = Resources(num_cpus=1.0, restartable=True)
+LEARNER_CPUS = 1.0
+LIGHT = Resources(num_cpus=0.1)
+LIGHT_RESTARTABLE = Resources(num_cpus=0.1, restartable=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Logical resources the whole fleet asks for."""
+
+    num_cpus: float
+    num_gpus: float
+
+
+def placement(config: Config, device: str) -> Placement:
+    """What `config` needs; the learner and the prior engine share the first GPU."""
+    gpus = 1.0 if device == "cuda" else 0.0
+    light = 4 * LIGHT.num_cpus
+    engines = 1.0 if config.prior.enabled else 0.0
+    return Placement(
+        num_cpus=config.acting.num_actors * ACTOR_RESOURCES.num_cpus
+        + LEARNER_CPUS
+        + engines
+        + light,
+        num_gpus=gpus,
+    )
+
+
+class Fleet:
+    """Starts children in the order in which the out-of-memory killer should spare them."""
+
+    def __init__(
+        self,
+        config: Config,
+        spec: GameSpec,
+        runtime: Runtime,
+        links: Links,
+        *,
+        run_dir: Path,
+        device: str,
+    ) -> None:
+        self._config = config
+        self._spec = spec
+        self._runtime = runtime
+        self._links = links
+        self._run_dir = run_dir
+        self._device = device
+        self.env_actors: dict[int, Child] = {}
+        self.incarnations: dict[int, int] = {}
+        self.prior_engine: Child | None = None
+        self.language_learner: Child | None = None
+
+    def start(self, incarnations: dict[int, int]) -> None:
+        """Starts every child; `incarnations` come from a checkpoint, so that ids never repeat."""
+        config = self._config
+        self.replay = self._start_replay()
+        self.weight_server = self._runtime.start(
+            "weight-server", "weight_server", WeightServerActor, {}, LIGHT_RESTARTABLE
+        )
+        self.learner = self._start_learner()
+        if config.prior.enabled:
+            self.prior_engine = self.start_prior_engine()
+            if config.language.enabled:
+                self.language_learner = self._start_language_learner()
+        self.monitor = self._start_monitor()
+        for index in range(config.acting.num_actors):
+            self.incarnations[index] = incarnations.get(index, -1)
+            self.start_env_actor(index)
+        self.evaluator = self.start_evaluator()
+
+    def children(self) -> list[Child]:
+        """Every child that is running now."""
+        optional = [c for c in (self.prior_engine, self.language_learner) if c is not None]
+        fixed = [self.replay, self.weight_server, self.learner, *optional, self.monitor]
+        return [*fixed, *self.env_actors.values(), self.evaluator]
+
+    def start_env_actor(self, index: int) -> Child:
+        """Starts env actor `index` with a new incarnation, in place of the one it may replace."""
+        self.incarnations[index] += 1
+        identity = ActorIdentity(
+            self._run_dir.name, index, self.incarnations[index], self._config.seed
+        )
+        self.env_actors[index] = self._runtime.start(
+            f"env-actor-{index}",
+            "env_actor",
+            EnvActor,
+            {
+                "player": self._player_config(),
+                "acting": self._config.acting,
+                "targets": self._config.targets,
+                "identity": identity,
+                "weight_source": self._links.weight_source(self.weight_server),
+                "prior_transport": self._prior_transport(),
+            },
+            ACTOR_RESOURCES,
+        )
+        return self.env_actors[index]
+
+    def replace(self, child: Child) -> Child:
+        """Starts a new child in place of a stopped one that owns nothing."""
+        if child.role == "env_actor":
+            return self.start_env_actor(int(child.name.rpartition("-")[2]))
+        if child.role == "evaluator":
+            self.evaluator = self.start_evaluator()
+            return self.evaluator
+        if child.role == "prior_engine":
+            self.prior_engine = self.start_prior_engine()
+            return self.prior_engine
+        assert child.role == "monitor", child.role
+        self.monitor = self._start_monitor()
+        return self.monitor
+
+    def _start_monitor(self) -> Child:
+        return self._runtime.start(
+            "monitor",
+            "monitor",
+            MonitorActor,
+            {"run_dir": self._run_dir, "config": MonitorConfig()},
+            LIGHT_RESTARTABLE,
+        )
+
+    def start_evaluator(self) -> Child:
+        return self._runtime.start(
+            "evaluator",
+            "evaluator",
+            EvaluatorActor,
+            {
+                "player": self._player_config(),
+                "evaluation": self._config.evaluation,
+                "seed": self._config.seed,
+                "weight_source": self._links.weight_source(self.weight_server),
+                "prior_transport": self._prior_transport(),
+            },
+            LIGHT_RESTARTABLE,
+        )
+
+    def _player_config(self) -> PlayerConfig:
+        config = self._config
+        return PlayerConfig(
+            env=config.env,
+            search=config.search,
+            prior=config.prior,
+            model=config.model,
+            discount=config.targets.discount,
+            device="cpu",  # the learner's GPU is not shared with searches of one env actor
+        )
+
+    def start_prior_engine(self) -> Child:
+        return self._runtime.start(
+            "prior-engine",
+            "prior_engine",
+            PriorEngineActor,
+            {"config": self._config.prior},
+            Resources(
+                num_cpus=1.0,
+                num_gpus=0.3 if self._device == "cuda" else 0.0,
+                max_concurrency=MAX_CONCURRENT_CALLS,
+                env_vars=ENGINE_ENV,
+            ),
+        )
+
+    def _prior_transport(self) -> object:
+        if self.prior_engine is None:
+            return None
+        return self._links.prior_transport(self.prior_engine)
+
+    def _start_replay(self) -> Child:
+        config = self._config
+        return self._runtime.start(
+            "replay-0",
+            "replay",
+            ReplayActor,
+            {
+                "config": config.replay,
+                "targets": config.targets,
+                "spec": self._spec,
+                "seed": config.seed,
+            },
+            Resources(num_cpus=0.1),
+        )
+
+    def _start_learner(self) -> Child:
+        config = self._config
+        return self._runtime.start(
+            "learner",
+            "learner",
+            LearnerActor,
+            {
+                "config": config.learner,
+                "model_config": config.model,
+                "targets": config.targets,
+                "spec": self._spec,
+                "device": self._device,
+                "seed": config.seed,
+                "source": self._links.batch_source(self.replay, config.learner.batch_size),
+                "sink": self._links.weight_sink(self.weight_server),
+            },
+            Resources(num_cpus=LEARNER_CPUS, num_gpus=0.6 if self._device == "cuda" else 0.0),
+        )
+
+    def _start_language_learner(self) -> Child:
+        config = self._config
+        return self._runtime.start(
+            "language-learner",
+            "language_learner",
+            LanguageLearnerActor,
+            {
+                "config": config.language,
+                "model": config.prior.model,
+                "seed": config.seed,
+                "source": self._links.text_source(self.replay),
+            },
+            LIGHT,
+        )

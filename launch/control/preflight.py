@@ -1,0 +1,80 @@
+"""Everything that can be known to be wrong before anything is started or written."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from actors.envs.game import game_spec
+from actors.prior.config import validate_model
+from launch.config import Config, ConfigError
+from replay_service import GameSpec, check_capacity
+
+
+def preflight(config: Config, console: Console) -> tuple[GameSpec, str]:
+    """The game's shapes and the learner's device. Raises ConfigError with field and remedy."""
+    device = choose_device(config.device, console)
+    try:
+        spec = game_spec(config.env)
+        check_capacity(
+            config.replay,
+            config.targets,
+            spec,
+            config.learner.batch_size,
+            segment_steps=config.acting.segment_length,
+        )
+        if config.prior.enabled:
+            validate_model(config.prior)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    if config.replay.min_positions > config.total_env_steps:
+        raise ConfigError(
+            f"replay.min_positions={config.replay.min_positions} can't be reached with "
+            f"total_env_steps={config.total_env_steps}: learning would never start; "
+            "lower the one or raise the other"
+        )
+    if config.run_dir is not None:
+        check_writable(config.run_dir)
+    return spec, device
+
+
+def choose_device(wanted: str, console: Console) -> str:
+    """cpu or cuda. `cuda` without a usable GPU is an error, never a silent fall back."""
+    if wanted == "cuda":
+        if not torch.cuda.is_available():
+            raise ConfigError(
+                "device 'cuda' was asked for but PyTorch sees no usable GPU "
+                f"(torch {torch.__version__}); use --device cpu, or check the driver and install "
+                "the GPU requirements with WARPZONE_DEVICE=cuda make setup"
+            )
+        return "cuda"
+    if wanted == "cpu":
+        return "cpu"
+    if torch.cuda.is_available():
+        console.print(f"[train] device auto: cuda ({torch.cuda.get_device_name()})", markup=False)
+        return "cuda"
+    console.print("[train] device auto: cpu, no GPU found; training will be slow", markup=False)
+    return "cpu"
+
+
+def check_writable(run_dir: Path) -> None:
+    """Raises ConfigError unless files can be made in `run_dir` or where it will be made."""
+    folder = run_dir
+    while not folder.exists():
+        folder = folder.parent
+    remedy = "choose another with --run-dir"
+    if not folder.is_dir():
+        raise ConfigError(f"run_dir {run_dir} can't be made: {folder} is a file; {remedy}")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"run_dir {run_dir} can't be written: no permission; {remedy}")
+    try:  # read-only file systems pass the permission check
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"run_dir {run_dir} can't be written: {error.strerror}; {remedy}"
+        ) from error

@@ -1,0 +1,188 @@
+"""Counters of a run and the metrics computed from them; owned by the controller."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from actors.acting import CollectReport, EpisodeRecord
+from actors.evaluation import EvaluationReport
+from learner.learner import TrainReport
+
+RECENT_EPISODES = 100
+
+
+@dataclass(slots=True)
+class Window:
+    """Sums since the last metric line."""
+
+    started: float
+    env_steps: int = 0
+    updates: int = 0
+    simulations: int = 0
+    actor_seconds: Counter[str] = field(default_factory=Counter)
+    learner_seconds: Counter[str] = field(default_factory=Counter)
+    search: Counter[str] = field(default_factory=Counter)
+
+
+class Progress:
+    """Whole-run counters (saved in checkpoints) and a window for rates (not saved)."""
+
+    def __init__(self, n_actors: int) -> None:
+        self._n_actors = n_actors
+        self.env_steps = 0
+        self.episodes = 0
+        self.updates = 0
+        self.evaluations = 0
+        self.restarts = 0
+        self.end_reasons: Counter[str] = Counter()
+        self.best_return = -np.inf
+        self._recent: deque[EpisodeRecord] = deque(maxlen=RECENT_EPISODES)
+        self._losses: dict[str, float] = {}
+        self._prior: dict[int, dict[str, float]] = {}
+        self._evaluation: dict[str, float] = {}
+        self._weight_version = -1
+        self._started = time.monotonic()
+        self.window = Window(self._started)
+
+    def collected(self, actor: int, report: CollectReport) -> None:
+        self.env_steps += report.env_steps
+        self._weight_version = max(self._weight_version, report.weight_version)
+        self.window.env_steps += report.env_steps
+        self.window.simulations += report.simulations
+        self.window.actor_seconds.update(report.seconds)
+        self.window.search.update(report.search)
+        if report.prior:
+            self._prior[actor] = report.prior
+        for episode in report.episodes:
+            self.episodes += 1
+            self.end_reasons[episode.end_reason] += 1
+            self._recent.append(episode)
+
+    def trained(self, report: TrainReport) -> None:
+        self.updates += report.n_updates
+        self.window.updates += report.n_updates
+        self.window.learner_seconds.update(report.seconds)
+        self._losses = dict(report.metrics)
+
+    def evaluated(self, report: EvaluationReport) -> None:
+        self.evaluations += 1
+        self.best_return = max(self.best_return, report.mean_return)
+        self._evaluation = {
+            "eval_return_mean": report.mean_return,
+            "eval_return_min": float(min(report.returns)),
+            "eval_return_max": float(max(report.returns)),
+            "eval_length_mean": float(np.mean(report.lengths)),
+            "eval_weight_version": float(report.weight_version),
+            "eval_sec": report.seconds,
+        }
+        if report.max_x:
+            self._evaluation["eval_max_x_mean"] = float(np.mean(report.max_x))
+            self._evaluation["eval_flag_rate"] = report.end_reasons.count("flag") / len(
+                report.end_reasons
+            )
+
+    def state(self) -> dict[str, object]:
+        return {
+            "env_steps": self.env_steps,
+            "episodes": self.episodes,
+            "updates": self.updates,
+            "evaluations": self.evaluations,
+            "end_reasons": dict(self.end_reasons),
+            "best_return": None if np.isinf(self.best_return) else self.best_return,
+        }
+
+    def restore(self, state: dict[str, object]) -> None:
+        self.env_steps = int(state["env_steps"])
+        self.episodes = int(state["episodes"])
+        self.updates = int(state["updates"])
+        self.evaluations = int(state["evaluations"])
+        self.end_reasons = Counter(state["end_reasons"])
+        best = state["best_return"]
+        self.best_return = -np.inf if best is None else float(best)
+
+    def close_window(self) -> dict[str, float]:
+        """The metrics of the window that ends now, and begins the next one."""
+        now = time.monotonic()
+        elapsed = max(now - self.window.started, 1e-9)
+        metrics: dict[str, float] = {
+            "elapsed_min": (now - self._started) / 60.0,
+            "episodes": self.episodes,
+            "weight_version": self._weight_version,
+            "restarts": self.restarts,
+            "env_steps_per_sec": self.window.env_steps / elapsed,
+            "updates_per_sec": self.window.updates / elapsed,
+            "search_simulations_per_sec": self.window.simulations / elapsed,
+        }
+        metrics.update(self._losses)
+        metrics.update(self._evaluation)
+        metrics.update(self._episode_metrics())
+        metrics.update(self._search_metrics())
+        metrics.update(self._prior_metrics())
+        metrics.update(self._wait_metrics(elapsed))
+        self.window = Window(now)
+        return metrics
+
+    def _episode_metrics(self) -> dict[str, float]:
+        if not self._recent:
+            return {}
+        returns = np.array([e.total_reward for e in self._recent])
+        lengths = np.array([e.length for e in self._recent], float)
+        metrics = {
+            "avg_return": float(returns.mean()),
+            "recent_return_std": float(returns.std()),
+            "recent_return_min": float(returns.min()),
+            "recent_return_max": float(returns.max()),
+            "episode_length_mean": float(lengths.mean()),
+        }
+        for percent in (50, 90, 99):
+            metrics[f"recent_return_p{percent}"] = float(np.percentile(returns, percent))
+            metrics[f"episode_length_p{percent}"] = float(np.percentile(lengths, percent))
+        max_x = [e.max_x for e in self._recent if e.max_x is not None]
+        if max_x:
+            metrics["env_mean_x_pos"] = float(np.mean(max_x))
+            metrics["env_max_x_pos"] = float(np.max(max_x))
+        for reason, count in self.end_reasons.items():
+            metrics[f"episode_end_{reason}_share"] = count / max(1, self.episodes)
+        return metrics
+
+    def _search_metrics(self) -> dict[str, float]:
+        search = self.window.search
+        if not search:
+            return {}
+        lookups = search["cache_hits"] + search["cache_misses"]
+        return {
+            "search_cache_hit_rate": search["cache_hits"] / lookups if lookups else 1.0,
+            "search_cache_evictions": search["cache_evictions"],
+            "search_model_share": search["seconds_model"] / max(search["seconds_total"], 1e-9),
+            "search_tree_share": search["seconds_tree"] / max(search["seconds_total"], 1e-9),
+        }
+
+    def _prior_metrics(self) -> dict[str, float]:
+        """Sums counters over actors; averages and versions over those that report them."""
+        summed: dict[str, float] = {}
+        for name in {name for stats in self._prior.values() for name in stats}:
+            values = [stats[name] for stats in self._prior.values() if name in stats]
+            total = name.endswith("_total")
+            summed[name] = float(np.sum(values) if total else np.mean(values))
+        return summed
+
+    def _wait_metrics(self, elapsed: float) -> dict[str, float]:
+        """Percent of wall time: who works at what, who waits for whom."""
+        per_actor = 100.0 / (elapsed * self._n_actors)
+        actor, learner = self.window.actor_seconds, self.window.learner_seconds
+        metrics = {
+            f"time_percent/env_actor/{stage}": actor[stage] * per_actor
+            for stage in ("env", "search", "prior_ask", "pull")
+        }
+        metrics["wait_percent/env_actor/prior"] = actor["prior_wait"] * per_actor
+        metrics["wait_percent/env_actor/limiter"] = max(0.0, 100.0 - actor["total"] * per_actor)
+        for stage in ("compute", "publish"):
+            metrics[f"time_percent/learner/{stage}"] = 100.0 * learner[stage] / elapsed
+        metrics["wait_percent/learner/sample"] = 100.0 * learner["sample_wait"] / elapsed
+        used = 100.0 * sum(learner.values()) / elapsed
+        metrics["wait_percent/learner/limiter"] = max(0.0, 100.0 - used)
+        return metrics

@@ -1,0 +1,147 @@
+"""Runs every child as a Ray actor, on this machine or on a cluster."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+
+import ray
+from ray.exceptions import RayActorError, RayError, RayTaskError
+
+from actors.prior.prior_engine_actor import RayPriorTransport
+from launch.control.runtime import Call, CallFailed, Child, Resources
+from learner.language.language_learner_actor import RayTextSource
+from learner.weight_server_actor import RayWeightSink, RayWeightSource
+from replay_service.replay_actor import RayBatchSource
+
+OBJECT_STORE_BYTES = 512 * 1024 * 1024  # in-flight segments and batches are a few MB each
+
+
+class RayRuntime:
+    """Attaches to `address`, or starts Ray on this machine for the time of the run."""
+
+    name = "ray"
+
+    def __init__(self, address: str | None, *, num_cpus: float, num_gpus: float) -> None:
+        """`num_cpus` and `num_gpus` are what the run will ask for; a local Ray is told it has at
+        least that, since a laptop runs more processes than it has cores.
+        """
+        address = address or os.environ.get("RAY_ADDRESS") or None
+        self._owns_ray = not ray.is_initialized()
+        if not self._owns_ray:
+            return
+        if address is not None:
+            ray.init(address=address, log_to_driver=False, configure_logging=False)
+            return
+        # Loopback only, so no token is needed; set explicitly because Ray's default depends on
+        # files in the home directory.
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        ray.init(
+            num_cpus=max(os.cpu_count() or 1, int(num_cpus) + 1),
+            num_gpus=int(num_gpus) if num_gpus else None,
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            log_to_driver=False,
+            configure_logging=False,
+        )
+
+    def start(
+        self, name: str, role: str, factory: type, kwargs: dict[str, object], resources: Resources
+    ) -> Child:
+        env_vars = {"OMP_NUM_THREADS": "1", "PYTHONPATH": _python_path(), **resources.env_vars}
+        remote = ray.remote(factory).options(
+            num_cpus=resources.num_cpus,
+            num_gpus=resources.num_gpus,
+            max_concurrency=resources.max_concurrency,
+            max_restarts=-1 if resources.restartable else 0,
+            max_task_retries=0,
+            runtime_env={"env_vars": env_vars},
+        )
+        return Child(name=name, role=role, handle=remote.remote(**kwargs))
+
+    def call(
+        self,
+        child: Child,
+        method: str,
+        *args: object,
+        deadline_s: float,
+        with_payload: bool = False,
+    ) -> Call:
+        remote = getattr(child.handle, method)
+        call = Call(child, method, time.monotonic(), deadline_s, answer=None, args=args)
+        if with_payload:
+            call.answer, call.payload = remote.options(num_returns=2).remote(*args)
+        else:
+            call.answer = remote.remote(*args)
+        return call
+
+    def wait(self, calls: Sequence[Call], timeout_s: float) -> list[Call]:
+        if not calls:
+            time.sleep(timeout_s)
+            return []
+        refs = [call.answer for call in calls]
+        # One answer is enough to go on: the rest is picked up in the next turn without waiting.
+        ray.wait(refs, num_returns=1, timeout=timeout_s, fetch_local=False)
+        done, _ = ray.wait(refs, num_returns=len(refs), timeout=0, fetch_local=False)
+        ready = set(done)
+        now = time.monotonic()
+        return [
+            call
+            for call in calls
+            if call.answer in ready or now - call.issued_at > call.deadline_s
+        ]
+
+    def value(self, call: Call) -> object:
+        overdue = time.monotonic() - call.issued_at > call.deadline_s
+        try:
+            return ray.get(call.answer, timeout=0.0 if overdue else 30.0)
+        except ray.exceptions.GetTimeoutError as error:
+            cause = f"no answer within {call.deadline_s:.0f} s"
+            raise CallFailed(call, cause, died=True) from error
+        except RayActorError as error:
+            raise CallFailed(call, str(error).strip(), died=True) from error
+        except RayTaskError as error:
+            raise CallFailed(call, str(error).strip(), died=False) from error
+        except RayError as error:
+            raise CallFailed(call, repr(error), died=True) from error
+
+    def stop(self, child: Child) -> None:
+        ray.kill(child.handle, no_restart=True)
+
+    def shutdown(self) -> None:
+        if self._owns_ray:
+            ray.shutdown()
+
+    def spilled_bytes(self) -> int:
+        store = ray._private.internal_api.get_memory_info_reply(
+            ray._private.internal_api.get_state_from_address(None)
+        )
+        return int(store.store_stats.spilled_bytes_total)
+
+
+def _python_path() -> str:
+    """The checkout first, so that workers import this very code without an installed package."""
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    inherited = os.environ.get("PYTHONPATH", "")
+    return os.pathsep.join([root, inherited]) if inherited else root
+
+
+class RayLinks:
+    """Links between Ray actors; each is a small client object that travels to its user."""
+
+    def weight_source(self, server: Child) -> RayWeightSource:
+        return RayWeightSource(server.handle)
+
+    def weight_sink(self, server: Child) -> RayWeightSink:
+        return RayWeightSink(server.handle)
+
+    def batch_source(self, replay: Child, batch_size: int) -> RayBatchSource:
+        return RayBatchSource(replay.handle, batch_size)
+
+    def text_source(self, replay: Child) -> RayTextSource:
+        return RayTextSource(replay.handle)
+
+    def prior_transport(self, engine: Child) -> RayPriorTransport:
+        return RayPriorTransport(engine.handle)

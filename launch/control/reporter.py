@@ -1,0 +1,155 @@
+"""Everything a run writes and shows while it runs: metrics, events, videos, live view, terminal."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import cv2
+
+from actors.acting import CollectReport, Snapshot
+from actors.evaluation import EvaluationReport
+from launch.control.progress import Progress
+from launch.control.rate_limiter import RateLimiter
+from launch.monitoring.json_lines import Scalar
+from launch.monitoring.live_table import LiveTable
+from launch.monitoring.metrics_writer import MetricsWriter
+from launch.monitoring.monitor import Heartbeat
+
+LIVE_VIEW_FILE = "live.json"
+LIVE_VIEW_PERIOD_S = 1.0
+
+
+class Reporter:
+    """Owned by the controller, called from its one thread; never ends a run by failing to write."""
+
+    def __init__(
+        self,
+        run_dir: Path,
+        writer: MetricsWriter,
+        table: LiveTable,
+        *,
+        period_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._run_dir = run_dir
+        self._writer = writer
+        self._table = table
+        self._period_s = period_s
+        self._clock = clock
+        self._reported_at = clock()
+        self._live_at = 0.0
+        self._resources: Mapping[str, Scalar] = {}
+        self._replay: Mapping[str, float] = {}
+        self._language: Mapping[str, float] = {}
+        self._beats: dict[str, tuple[float, str]] = {}
+        self.last_metrics: dict[str, Scalar] = {}
+
+    def due(self) -> bool:
+        return self._clock() - self._reported_at >= self._period_s
+
+    def report(self, progress: Progress, limiter: RateLimiter, spilled_bytes: int) -> None:
+        """Writes one metric record and refreshes the terminal."""
+        self._reported_at = self._clock()
+        metrics: dict[str, Scalar] = dict(progress.close_window())
+        metrics.update(self._replay)
+        metrics.update(self._language)
+        metrics.update(self._resources)
+        metrics["ratio_target"] = limiter.config.samples_per_insert
+        metrics["ratio_actual"] = limiter.ratio
+        metrics["object_store_spilled_bytes"] = spilled_bytes
+        self._writer.write(metrics, update=progress.updates, global_step=progress.env_steps)
+        self.last_metrics = {
+            **metrics, "update": progress.updates, "global_step": progress.env_steps
+        }
+        self._table.update(self.last_metrics)
+
+    def event(self, kind: str, **fields: object) -> None:
+        self._writer.event(kind, **fields)
+        if kind not in ("episode_end", "evaluation"):
+            shown = ", ".join(f"{name} {value}" for name, value in fields.items())
+            self._table.say(f"[train] {kind}: {shown}"[:300])
+
+    def heartbeat(self, child: str, phase: str) -> None:
+        self._beats[child] = (self._clock(), phase)
+
+    def heartbeats(self) -> list[Heartbeat]:
+        now = self._clock()
+        return [Heartbeat(name, phase, now - at) for name, (at, phase) in self._beats.items()]
+
+    def episodes(self, report: CollectReport) -> None:
+        for episode in report.episodes:
+            self._writer.event(
+                "episode_end",
+                actor=episode.actor,
+                env_id=episode.env_id,
+                level=episode.level,
+                episode_return=episode.total_reward,
+                length=episode.length,
+                reason=episode.end_reason,
+                max_x=episode.max_x,
+            )
+        if report.snapshot is not None and self._clock() - self._live_at >= LIVE_VIEW_PERIOD_S:
+            self._live_at = self._clock()
+            self._write_live_view(report.snapshot)
+
+    def evaluation(self, report: EvaluationReport, env_steps: int) -> None:
+        self.event(
+            "evaluation",
+            env_steps=env_steps,
+            weight_version=report.weight_version,
+            returns=list(report.returns),
+            lengths=list(report.lengths),
+            reasons=list(report.end_reasons),
+            max_x=list(report.max_x),
+        )
+        reached = f", max x {max(report.max_x)}" if report.max_x else ""
+        self._table.say(
+            f"[train] evaluation at {env_steps:,} env steps: mean return "
+            f"{report.mean_return:.2f} over {len(report.returns)} greedy episodes{reached}"
+        )
+        if report.video_mp4 is not None:
+            folder = self._run_dir / "videos"
+            folder.mkdir(exist_ok=True)
+            _replace_file(folder / f"evaluation-{env_steps:08d}.mp4", report.video_mp4)
+
+    def language(self, metrics: Mapping[str, float]) -> None:
+        self._language = dict(metrics)
+
+    def resources(self, sample: Mapping[str, Scalar]) -> None:
+        self._resources = dict(sample)
+
+    def replay(self, stats: Mapping[str, float]) -> None:
+        self._replay = dict(stats)
+
+    def _write_live_view(self, snapshot: Snapshot) -> None:
+        llm = snapshot.llm_prior
+        view = {
+            "timestamp": time.time(),
+            "frame_png": _png_base64(snapshot),
+            "actions": list(snapshot.actions),
+            "search": [float(p) for p in snapshot.search_policy],
+            "model": [float(p) for p in snapshot.model_policy],
+            "prior": None if llm is None else [float(p) for p in llm],
+            "value": snapshot.root_value,
+            "prompt": snapshot.prompt,
+        }
+        _replace_file(self._run_dir / LIVE_VIEW_FILE, json.dumps(view).encode())
+
+
+def _png_base64(snapshot: Snapshot) -> str | None:
+    if snapshot.frame is None:
+        return None
+    ok, data = cv2.imencode(".png", cv2.cvtColor(snapshot.frame, cv2.COLOR_RGB2BGR))
+    return base64.b64encode(data.tobytes()).decode() if ok else None
+
+
+def _replace_file(path: Path, data: bytes) -> None:
+    """Readers see the old file or the new one, never half of it."""
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)

@@ -1,0 +1,105 @@
+"""How the controller starts children and calls them; implemented with Ray and in one process.
+
+A call is answered once. Nothing here blocks except `wait` and `value`, which have time limits, so
+the controller is one loop over ready calls in both runtimes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What one child asks of the machine."""
+
+    num_cpus: float = 1.0
+    num_gpus: float = 0.0
+    max_concurrency: int = 1
+    restartable: bool = False  # Ray's out-of-memory killer takes these first
+    env_vars: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Child:
+    """One started process (or object, in the serial runtime)."""
+
+    name: str
+    role: str
+    handle: object
+    pid: int = 0
+
+
+@dataclass(slots=True)
+class Call:
+    """One call in flight. `payload` is a second return value that is only ever forwarded."""
+
+    child: Child
+    method: str
+    issued_at: float
+    deadline_s: float
+    answer: object
+    args: tuple[object, ...] = ()
+    payload: object = None
+
+
+class CallFailed(RuntimeError):
+    """The child raised, died or did not answer in time; `died` tells which."""
+
+    def __init__(self, call: Call, cause: str, *, died: bool) -> None:
+        super().__init__(f"{call.child.name}.{call.method} failed: {cause}")
+        self.call = call
+        self.cause = cause
+        self.died = died
+
+
+class Runtime(Protocol):
+    """Starts children, calls them, waits for answers."""
+
+    name: str
+
+    def start(
+        self, name: str, role: str, factory: type, kwargs: dict[str, object], resources: Resources
+    ) -> Child:
+        """Starts `factory(**kwargs)` as a child. Constructor failures surface on the first call."""
+
+    def call(
+        self,
+        child: Child,
+        method: str,
+        *args: object,
+        deadline_s: float,
+        with_payload: bool = False,
+    ) -> Call:
+        """Issues a call. With `with_payload` the method returns (answer, payload)."""
+
+    def wait(self, calls: Sequence[Call], timeout_s: float) -> list[Call]:
+        """Calls that are answered or failed, in a stable order; [] after `timeout_s`."""
+
+    def value(self, call: Call) -> object:
+        """The answer of a ready call. Raises CallFailed."""
+
+    def stop(self, child: Child) -> None:
+        """Ends a child at once; calls in flight fail."""
+
+    def shutdown(self) -> None:
+        """Ends everything this runtime started."""
+
+    def spilled_bytes(self) -> int:
+        """Bytes the object store has spilled to disk so far; 0 where there is none."""
+
+
+class Links(Protocol):
+    """The client objects through which children reach each other, in one runtime."""
+
+    def weight_source(self, server: Child) -> object: ...
+
+    def weight_sink(self, server: Child) -> object: ...
+
+    def batch_source(self, replay: Child, batch_size: int) -> object: ...
+
+    def text_source(self, replay: Child) -> object: ...
+
+    def prior_transport(self, engine: Child) -> object: ...

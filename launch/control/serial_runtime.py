@@ -1,0 +1,80 @@
+"""Runs every child as an object in this process: for debuggers, profilers and bit-exact tests.
+
+A call runs when it is issued, so with one seed the order of all work is fixed.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+
+from actors.prior.client import LocalPriorTransport
+from launch.control.runtime import Call, CallFailed, Child, Resources
+from learner.weight_server_actor import LocalWeightLink
+from replay_service import LocalBatchSource
+
+
+class SerialRuntime:
+    """One process, one thread, no Ray."""
+
+    name = "serial"
+
+    def start(
+        self, name: str, role: str, factory: type, kwargs: dict[str, object], resources: Resources
+    ) -> Child:
+        return Child(name=name, role=role, handle=factory(**kwargs), pid=os.getpid())
+
+    def call(
+        self,
+        child: Child,
+        method: str,
+        *args: object,
+        deadline_s: float,
+        with_payload: bool = False,
+    ) -> Call:
+        call = Call(child, method, time.monotonic(), deadline_s, answer=None, args=args)
+        answer = getattr(child.handle, method)(*args)
+        if with_payload:
+            call.answer, call.payload = answer
+        else:
+            call.answer = answer
+        return call
+
+    def wait(self, calls: Sequence[Call], timeout_s: float) -> list[Call]:
+        return list(calls)
+
+    def value(self, call: Call) -> object:
+        if isinstance(call.answer, BaseException):
+            raise CallFailed(call, repr(call.answer), died=False)
+        return call.answer
+
+    def stop(self, child: Child) -> None:
+        close = getattr(child.handle, "close", None)
+        if close is not None:
+            close()
+
+    def shutdown(self) -> None:
+        """Nothing to end: children are objects of this process."""
+
+    def spilled_bytes(self) -> int:
+        return 0
+
+
+class LocalLinks:
+    """Links between objects of one process."""
+
+    def weight_source(self, server: Child) -> LocalWeightLink:
+        return LocalWeightLink(server.handle)
+
+    def weight_sink(self, server: Child) -> LocalWeightLink:
+        return LocalWeightLink(server.handle)
+
+    def batch_source(self, replay: Child, batch_size: int) -> LocalBatchSource:
+        return LocalBatchSource(replay.handle, batch_size)
+
+    def text_source(self, replay: Child) -> object:
+        return replay.handle
+
+    def prior_transport(self, engine: Child) -> LocalPriorTransport:
+        return LocalPriorTransport(engine.handle)

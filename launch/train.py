@@ -1,0 +1,117 @@
+"""Trains an agent: `python launch/train.py --preset mario-quick`; `--help` lists every setting.
+
+Exit codes: 0 finished, 75 stopped and resumable by the same command, 2 bad input, 1 failure.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from launch.config import Config, ConfigError, fail, parse
+from launch.control.controller import Controller, RunFailed
+from launch.control.fleet import Fleet, placement
+from launch.control.preflight import preflight
+from launch.control.reporter import Reporter
+from launch.control.run_directory import RunDirectory, is_finished, open_run
+from launch.control.serial_runtime import LocalLinks, SerialRuntime
+from launch.control.shutdown import EXIT_FAILED, EXIT_FINISHED, EXIT_RESUMABLE, StopRequest
+from launch.monitoring.live_table import LiveTable, print_summary
+from launch.monitoring.metrics_writer import MetricsWriter
+from replay_service import GameSpec
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    preset, config = parse(sys.argv[1:] if arguments is None else arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    console = Console()
+    try:
+        spec, device = preflight(config, console)
+        run = open_run(preset, config)
+    except ConfigError as error:
+        fail(str(error))
+    stop = StopRequest()
+    try:
+        return train(config, spec, device, run, stop, console)
+    finally:
+        run.close()
+
+
+def train(
+    config: Config,
+    spec: GameSpec,
+    device: str,
+    run: RunDirectory,
+    stop: StopRequest,
+    console: Console,
+) -> int:
+    """Runs to the end or to a stop; returns the exit code. Leaves no child behind."""
+    started = time.monotonic()
+    console.print(f"[train] run directory {run.path}", highlight=False, markup=False)
+    source = f"going on from {run.resume_from}" if run.resume_from else "starting from nothing"
+    console.print(f"[train] {source}", highlight=False, markup=False)
+    if config.runtime == "serial":
+        runtime, links = SerialRuntime(), LocalLinks()
+    else:
+        # Ray is imported only where it is used: `--runtime serial` works without it.
+        from launch.control.ray_runtime import RayLinks, RayRuntime
+
+        needs = placement(config, device)
+        runtime = RayRuntime(config.address, num_cpus=needs.num_cpus, num_gpus=needs.num_gpus)
+        links = RayLinks()
+    stop.install()
+    fleet = Fleet(config, spec, runtime, links, run_dir=run.path, device=device)
+    with MetricsWriter(run.path) as writer, LiveTable(f"WarpZone {run.path}", console) as table:
+        console.print(
+            f"[train] TensorBoard: tensorboard --logdir {writer.tensorboard_dir}",
+            highlight=False,
+            markup=False,
+        )
+        reporter = Reporter(run.path, writer, table, period_s=config.control.log_period_s)
+        controller = Controller(config, runtime, fleet, run, reporter, stop)
+        try:
+            controller.run()
+        except RunFailed as failure:
+            reporter.event("failed", cause=str(failure))
+            sys.stderr.write(f"error: {failure}\n")
+            return EXIT_FAILED
+        finally:
+            runtime.shutdown()
+    print_summary(reporter.last_metrics, f"WarpZone {run.path}", console)
+    _write_summary(run, controller, reporter, time.monotonic() - started)
+    if not controller.finished:
+        console.print(
+            f"[train] stopped by {stop.reason}; the same command goes on", highlight=False
+        )
+        return EXIT_RESUMABLE
+    return EXIT_FINISHED
+
+
+def _write_summary(
+    run: RunDirectory, controller: Controller, reporter: Reporter, seconds: float
+) -> None:
+    progress = controller.progress
+    run.write_summary(
+        {
+            "finished": controller.finished,
+            "env_steps": progress.env_steps,
+            "updates": progress.updates,
+            "episodes": progress.episodes,
+            "evaluations": progress.evaluations,
+            "restarts": progress.restarts,
+            "seconds": seconds,
+            "metrics": {
+                name: value
+                for name, value in reporter.last_metrics.items()
+                if isinstance(value, int | float)
+            },
+        }
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
