@@ -18,11 +18,10 @@ def make_env(config: EnvConfig) -> gymnasium.Env:
     try:
         spec = gymnasium.spec(config.id)
         settings = _mario_settings(config) if config.is_mario else {}
-        render_mode = "rgb_array" if _draws(spec) else None
+        if _draws(spec):
+            settings["render_mode"] = "rgb_array"
         # The passive checker costs time at each step and only warns.
-        env = gymnasium.make(
-            config.id, render_mode=render_mode, disable_env_checker=True, **settings
-        )
+        env = gymnasium.make(config.id, disable_env_checker=True, **settings)
     except (gymnasium.error.Error, ImportError) as error:
         raise ValueError(_explain(config.id, error)) from error
     if not isinstance(env.action_space, gymnasium.spaces.Discrete):

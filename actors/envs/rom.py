@@ -53,11 +53,11 @@ def find_rom(path: str | None = None) -> Rom:
 
 
 def _check_header(data: bytes, file: Path) -> None:
-    if data[:4] != b"NES\x1a":
+    if len(data) < _HEADER_BYTES or data[:4] != b"NES\x1a":
         raise ValueError(
             f"env.rom {str(file)!r} is no iNES ROM (it must begin with 'NES\\x1a'); {_REMEDY}"
         )
-    mapper = (data[6] >> 4) | (data[7] & 0xF0) if len(data) >= _HEADER_BYTES else -1
+    mapper = (data[6] >> 4) | (data[7] & 0xF0)
     size = len(data) - _HEADER_BYTES
     if (mapper, data[4], data[5]) != (0, _PRG_BANKS, _CHR_BANKS) or size != _BODY_BYTES:
         raise ValueError(
