@@ -50,8 +50,6 @@ class Contexts:
         self.seconds_model = 0.0  # grows; the planner reads differences
         self._model = model
         self._device = device
-        # A window of one step needs no context; one null page keeps the shapes ordinary.
-        self.n_context = max(1, config.window_steps - 1)
         self._n_replay = config.n_layers * (config.window_steps - 1)
         self._history = History(n_envs, self._n_replay + 1, spec.stacked_shape, spec.obs_dtype)
 
@@ -69,33 +67,27 @@ class Contexts:
             cache.clear("env", envs[starts])
         steps = self._history.append(envs, obs, last_action)
         cache.hold_rings(envs)
-        before = steps[:, None] + np.arange(-self._n_window, 0)
+        before = steps[:, None] + np.arange(-self.n_window, 0)
         lost = np.flatnonzero((cache.lookup(envs[:, None], before, EMPTY) == EMPTY).any(axis=1))
         if len(lost):
             self._rebuild(envs[lost], steps[lost])
         tree_page = np.full_like(steps, EMPTY)
-        moved = np.flatnonzero(~starts)
+        moved = np.flatnonzero(played > 0)
         if len(moved):
             tree_page[moved] = cache.lookup(envs[moved], steps[moved], played[moved])
         latent = self._encode(obs)
-        context = self._context_pages(cache.ring_pages(envs[:, None], before))
+        context = cache.ring_pages(envs[:, None], before)
         own = cache.ring_pages(envs, steps)
         logits, value = self._write_step(latent, last_action, steps, context, own, tree_page)
         cache.publish(envs, steps)
-        window = np.concatenate((context[:, 1:], own[:, None]), axis=1)
+        window = np.concatenate((context, own[:, None]), axis=1)[:, 1:]
         outputs = torch.cat((logits, value[:, None]), dim=1).double().cpu().numpy()
         return RootStep(steps, window, outputs[:, :-1], outputs[:, -1], len(lost))
 
     @property
-    def _n_window(self) -> int:
+    def n_window(self) -> int:
         """W - 1: earlier steps that a token may see."""
         return self.cache.window_steps - 1
-
-    def _context_pages(self, pages: Ints) -> Ints:
-        """[B, W - 1] to [B, n_context]: a window of one step gets a null page for company."""
-        if pages.shape[1]:
-            return pages
-        return np.full((len(pages), 1), NULL_PAGE, np.int64)
 
     def _encode(self, obs: NDArray[np.generic]) -> Tensor:
         start = perf_counter()
@@ -159,7 +151,7 @@ class Contexts:
             if len(rows) == 0:
                 continue
             step = past[rows, i]
-            before = step[:, None] + np.arange(-self._n_window, 0)
+            before = step[:, None] + np.arange(-self.n_window, 0)
             # Older than the replay is unknown, and out of reach of the pages that will be kept.
             reached = before >= np.maximum(past[rows, :1], 0)
             context = np.where(reached, self._scratch_pages(blocks[rows], before), NULL_PAGE)
@@ -167,14 +159,14 @@ class Contexts:
                 latents[self._to_device(rows), i],
                 self._history.action(envs[rows], step),
                 step,
-                self._context_pages(context),
+                context,
                 self._scratch_pages(blocks[rows, None], step[:, None])[:, 0],
                 np.full_like(step, EMPTY),
             )
 
     def _adopt(self, envs: Ints, steps: Ints, blocks: Ints) -> None:
         """Move the rebuilt windows from scratch into the environments' rings."""
-        before = steps[:, None] + np.arange(-self._n_window, 0)
+        before = steps[:, None] + np.arange(-self.n_window, 0)
         real = before >= 0
         source = self._scratch_pages(blocks, before)[real]
         target = self.cache.ring_pages(envs[:, None], before)[real]

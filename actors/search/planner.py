@@ -127,7 +127,9 @@ class Planner:
     ) -> tuple[Ints, Ints, NDArray[np.bool_]]:
         spec = self._model.spec
         envs, actions = np.asarray(env_ids, np.int64), np.asarray(last_action, np.int64)
-        n_roots = len(envs)
+        n_roots, most = len(envs), self.config.max_roots or self.n_envs
+        if n_roots > most:
+            raise ValueError(f"{n_roots} roots in one search, at most {most} allowed (max_roots)")
         if legal is None:
             legal = np.ones((n_roots, spec.n_actions), np.bool_)
         legal = np.asarray(legal, np.bool_)
@@ -164,7 +166,7 @@ class Planner:
                 n_roots,
                 self.config.n_simulations,
                 self._model.spec.n_actions,
-                self._contexts.n_context,
+                self._contexts.n_window,
                 self._cache.pages,
                 self._device,
             )

@@ -1,0 +1,175 @@
+"""Searching over cached pages gives what the model gives over whole histories, uncached."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from actors.search import Planner, SearchConfig
+
+N_ENVS, N_ACTIONS, N_SIMULATIONS = 4, 3, 6
+TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
+
+
+class Episodes:
+    """The whole history of every environment, and the uncached model over it."""
+
+    def __init__(self, model):
+        self.model = model
+        self.obs = [[] for _ in range(N_ENVS)]
+        self.actions = [[] for _ in range(N_ENVS)]
+
+    def append(self, env, obs, action):
+        if action < 0:
+            self.obs[env], self.actions[env] = [], []
+        else:
+            self.actions[env].append(action)
+        self.obs[env].append(obs)
+
+    @torch.no_grad()
+    def node(self, env, path):
+        """Reward, value and policy logits after imagining `path` from the newest observation."""
+        model = self.model
+        latents = model.encode(torch.from_numpy(np.stack(self.obs[env])))[None]
+        t = len(self.obs[env]) - 1
+        actions = torch.tensor([[*self.actions[env], *path, 0]])  # one more, to get the last obs
+        output = model.imagine(latents, actions)
+        value = model.support.decode(output.value_logits[0, t + len(path)])
+        reward = 0.0
+        if path:
+            reward = float(model.support.decode(output.reward_logits[0, t + len(path) - 1]))
+        return reward, float(value), output.policy_logits[0, t + len(path)].double().numpy()
+
+    @torch.no_grad()
+    def root(self, env):
+        """Value and policy logits of the newest observation, from one teacher-forced pass."""
+        latents = self.model.encode(torch.from_numpy(np.stack(self.obs[env])))[None]
+        actions = torch.tensor([self.actions[env]], dtype=torch.int64)
+        output = self.model(latents, actions)
+        value = self.model.support.decode(output.value_logits[0, -1])
+        return float(value), output.policy_logits[0, -1].double().numpy()
+
+
+def check_roots(planner, episodes, envs, roots, tolerance):
+    for row, env in enumerate(envs):
+        value, logits = episodes.root(env)
+        np.testing.assert_allclose(roots.logits[row], logits, atol=tolerance, rtol=0)
+        np.testing.assert_allclose(roots.value[row], value, atol=tolerance, rtol=0)
+
+
+def check_nodes(planner, episodes, envs, tolerance):
+    """Every node of the latest trees; a leaf's value sum is the model's value itself."""
+    tree = planner._workspaces[len(envs)].tree
+    for row, env in enumerate(envs):
+        for node in range(1, N_SIMULATIONS + 1):
+            path, at = [], node
+            while at:
+                path.insert(0, int(tree.action[row, at]))
+                at = tree.parent[row, at]
+            reward, value, logits = episodes.node(env, path)
+            prior = np.exp(logits - logits.max())
+            np.testing.assert_allclose(
+                tree.prior[row, node], prior / prior.sum(), atol=tolerance, rtol=0
+            )
+            np.testing.assert_allclose(tree.reward[row, node], reward, atol=tolerance, rtol=0)
+            if tree.visits[row, node] == 1:
+                mean = tree.value_sum[row, node]
+                np.testing.assert_allclose(mean, value, atol=tolerance, rtol=0)
+
+
+def play(planner, model, rng, n_calls, scramble, draw_obs, tolerance):
+    """Random calls: subsets in any order, resets, new weights, arbitrary actions."""
+    episodes, version = Episodes(model), 0
+    roots = []
+    advance = planner._contexts.advance
+    planner._contexts.advance = lambda *a: roots.append(advance(*a)) or roots[-1]
+    started = np.zeros(N_ENVS, np.bool_)
+    for call in range(n_calls):
+        n_rows = rng.integers(1, planner.config.max_roots or N_ENVS, endpoint=True)
+        envs = rng.permutation(N_ENVS)[:n_rows]
+        actions = np.where(
+            started[envs] & (rng.random(n_rows) > 0.15), rng.integers(N_ACTIONS, size=n_rows), -1
+        )
+        started[envs] = True
+        obs = draw_obs(rng, model.spec, n_rows)
+        for row, env in enumerate(envs):
+            episodes.append(env, obs[row], int(actions[row]))
+        if rng.random() < 0.15:
+            version += 1
+            scramble(model, int(rng.integers(2**31)))
+            planner.weights_changed(version)
+        legal = rng.random((n_rows, N_ACTIONS)) < 0.7
+        legal[:, rng.integers(N_ACTIONS)] = True
+        planner.search(envs, obs, actions, legal, add_noise=bool(rng.integers(2)))
+        check_roots(planner, episodes, envs, roots[-1], tolerance)
+        if call >= n_calls - 2:
+            check_nodes(planner, episodes, envs, tolerance)
+    return planner.cache_stats()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["fp32", "fp64"])
+@settings(max_examples=20, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    window=st.integers(1, 4),
+    n_layers=st.integers(1, 3),
+    n_rings=st.integers(2, N_ENVS),
+    n_trees=st.integers(2, N_ENVS),
+    eviction=st.sampled_from(["fifo", "lru"]),
+    n_calls=st.integers(1, 14),
+)
+def test_cached_equals_uncached(
+    make_model,
+    scramble,
+    draw_obs,
+    dtype,
+    seed,
+    window,
+    n_layers,
+    n_rings,
+    n_trees,
+    eviction,
+    n_calls,
+):
+    model = make_model(window, n_layers, N_ACTIONS, dtype, seed)
+    config = SearchConfig(
+        n_simulations=N_SIMULATIONS,
+        max_roots=2,
+        init_pages=n_rings * window,
+        recurrent_pages=n_trees * N_SIMULATIONS,
+        kv_eviction=eviction,
+        debug=True,
+    )
+    planner = Planner(model, config, n_envs=N_ENVS, discount=0.97, seed=seed)
+    rng = np.random.default_rng(seed)
+    play(planner, model, rng, n_calls, scramble, draw_obs, TOLERANCE[dtype])
+
+
+def test_images_and_whole_batches_too(make_model, scramble, draw_obs):
+    model = make_model(dtype=torch.float64, image=True)
+    config = SearchConfig(n_simulations=N_SIMULATIONS, debug=True)
+    planner = Planner(model, config, n_envs=N_ENVS, discount=0.97, seed=1)
+    rng = np.random.default_rng(1)
+    stats = play(planner, model, rng, 12, scramble, draw_obs, 1e-9)
+    assert stats["recurrent"].hits > 0 and stats["init"].hits > 0
+
+
+def test_evicted_contexts_are_rebuilt_and_counted(make_model, scramble, draw_obs):
+    """Four environments take turns on two rings: every return to one is a miss and a rebuild."""
+    model = make_model(window_steps=3, n_layers=2, dtype=torch.float64)
+    config = SearchConfig(n_simulations=N_SIMULATIONS, max_roots=2, init_pages=6, debug=True)
+    planner = Planner(model, config, n_envs=N_ENVS, discount=0.97, seed=1)
+    rng, episodes = np.random.default_rng(2), Episodes(model)
+    n_rebuilt = []
+    for call in range(12):
+        envs = np.array([[0, 1], [2, 3]][call % 2])
+        obs = draw_obs(rng, model.spec, 2)
+        actions = np.full(2, -1 if call < 2 else 1)
+        for row, env in enumerate(envs):
+            episodes.append(env, obs[row], int(actions[row]))
+        output = planner.search(envs, obs, actions)
+        n_rebuilt.append(output.stats.n_rebuilt)
+        check_nodes(planner, episodes, envs, 1e-9)
+    assert n_rebuilt == [0, 0] + [2] * 10
+    assert planner.cache_stats()["init"].evictions == 2 * 11

@@ -1,0 +1,214 @@
+"""The planner's promises to its caller: shapes, legality, determinism, failures, errors."""
+
+import numpy as np
+import pytest
+import torch
+
+from actors.search import InjectionConfig, Planner, RootPrior, SearchConfig
+
+N_ENVS = 3
+
+
+def make_planner(model, seed=0, n_envs=N_ENVS, injection=None, **config):
+    settings = SearchConfig(**{"n_simulations": 20, "debug": True, **config})
+    return Planner(model, settings, n_envs=n_envs, discount=0.99, seed=seed, injection=injection)
+
+
+def first_call(planner, obs, **arguments):
+    n = len(obs)
+    return planner.search(np.arange(n), obs, np.full(n, -1), **arguments)
+
+
+@pytest.fixture
+def model(make_model):
+    return make_model()
+
+
+@pytest.fixture
+def obs(model, draw_obs):
+    return draw_obs(np.random.default_rng(0), model.spec, N_ENVS)
+
+
+def test_outputs_are_consistent(model, obs):
+    output = first_call(make_planner(model), obs)
+    assert output.visit_counts.dtype == np.int32 and output.policy.dtype == np.float32
+    assert output.visit_counts.shape == output.q_value.shape == (N_ENVS, 3)
+    assert (output.visit_counts.sum(axis=1) == 20).all()
+    np.testing.assert_allclose(output.policy, output.visit_counts / 20)
+    np.testing.assert_allclose(output.model_policy.sum(axis=1), 1, rtol=1e-6)
+    np.testing.assert_array_equal(output.root_prior, output.model_policy)
+    assert ((output.q_value == 0) == (output.visit_counts == 0)).all()
+    mean = (output.visit_counts * output.q_value).sum(axis=1) / 20
+    assert np.isfinite(output.root_value).all() and np.abs(output.root_value - mean).max() < 0.5
+    assert (output.depth_max >= 2).all() and output.depth_max.dtype == np.int32
+    stats = output.stats
+    assert stats.simulations == 60 and stats.n_failed == stats.cache_misses == 0
+    assert 0 < stats.seconds_tree + stats.seconds_model < stats.seconds_total
+
+
+def play(planner, model, draw_obs, n_calls=8):
+    rng, actions, outputs = np.random.default_rng(5), np.full(N_ENVS, -1), []
+    for _ in range(n_calls):
+        envs = rng.permutation(N_ENVS)[: rng.integers(1, N_ENVS, endpoint=True)]
+        obs = draw_obs(rng, model.spec, len(envs))
+        outputs.append(planner.search(envs, obs, actions[envs], add_noise=True))
+        actions[envs] = outputs[-1].visit_counts.argmax(axis=1)
+    return outputs
+
+
+def test_one_seed_gives_one_result(model, draw_obs):
+    first, second, other = (play(make_planner(model, seed), model, draw_obs) for seed in (7, 7, 8))
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_array_equal(a.visit_counts, b.visit_counts)
+        np.testing.assert_array_equal(a.q_value, b.q_value)
+    assert any((a.visit_counts != b.visit_counts).any() for a, b in zip(first, other, strict=True))
+
+
+def test_rows_do_not_depend_on_their_companions(model, draw_obs):
+    """float64, no noise: a row alone gives the same visits as in a batch."""
+    model = model.double()
+    obs = draw_obs(np.random.default_rng(1), model.spec, N_ENVS)
+    together = first_call(make_planner(model), obs)
+    planner = make_planner(model)
+    for row in reversed(range(N_ENVS)):
+        alone = planner.search(np.array([row]), obs[[row]], np.array([-1]))
+        np.testing.assert_array_equal(alone.visit_counts[0], together.visit_counts[row])
+
+
+@pytest.mark.parametrize("alpha", [0.03, 0.3, 10.0])
+def test_illegal_actions_are_never_visited(model, obs, alpha):
+    legal = np.array([[True, False, True], [False, False, True], [True, True, True]])
+    llm = RootPrior(np.full((N_ENVS, 3), 1 / 3, np.float32), np.ones(N_ENVS, np.bool_))
+    planner = make_planner(model, dirichlet_alpha=alpha, dirichlet_fraction=0.9)
+    output = first_call(planner, obs, legal=legal, mix=llm, add_noise=True)
+    for array in (output.visit_counts, output.policy, output.model_policy, output.root_prior):
+        assert (array[~legal] == 0).all()
+    assert output.visit_counts[1, 2] == 20
+
+
+def test_the_prior_steers_the_search(model, obs):
+    llm = RootPrior(np.eye(3, dtype=np.float32), np.array([True, True, False]))
+    planner = make_planner(model, injection=InjectionConfig(mode="llm"))
+    output = first_call(planner, obs, mix=llm)
+    np.testing.assert_allclose(output.root_prior[:2], np.eye(3)[:2])
+    np.testing.assert_array_equal(output.root_prior[2], output.model_policy[2])
+    # An action without prior is only ever tried on an exact tie.
+    assert output.visit_counts[0, 0] >= 19 and output.visit_counts[1, 1] >= 19
+
+
+def test_search_improves_on_a_wrong_prior(model, obs, monkeypatch):
+    """Only action 2, played first, pays; with enough simulations it is found."""
+    real_action, real_observation = model.action_token, model.observation_token
+
+    def action_token(action, step, kv, valid):
+        _, latent, action_kv = real_action(action, step, kv, valid)
+        return ((action == 2) & (step == 1)).to(latent.dtype), latent, action_kv
+
+    def observation_token(*arguments):
+        logits, value, kv = real_observation(*arguments)
+        return logits, torch.zeros_like(value), kv
+
+    monkeypatch.setattr(model, "action_token", action_token)
+    monkeypatch.setattr(model, "observation_token", observation_token)
+    llm = np.tile(np.array([0.45, 0.45, 0.1], np.float32), (N_ENVS, 1))
+    planner = make_planner(model, injection=InjectionConfig(mode="llm"), n_simulations=100)
+    output = first_call(planner, obs, mix=RootPrior(llm, np.ones(N_ENVS, np.bool_)))
+    assert (output.visit_counts.argmax(axis=1) == 2).all()
+
+
+@pytest.mark.parametrize("when", ["root", "action", "observation"])
+def test_nan_fails_its_row_only(model, obs, monkeypatch, when):
+    clean = first_call(make_planner(model), obs)
+    real_action, real_observation, calls = model.action_token, model.observation_token, []
+
+    def action_token(*arguments):
+        reward, latent, kv = real_action(*arguments)
+        if when == "action" and len(calls) == 5:
+            latent = latent.clone()
+            latent[1] = torch.nan
+        return reward, latent, kv
+
+    def observation_token(*arguments):
+        logits, value, kv = real_observation(*arguments)
+        if len(calls) == {"root": 0, "action": -1, "observation": 5}[when]:
+            value, kv = value.clone(), kv.clone()
+            value[1] = torch.inf
+            kv[1] = torch.nan
+        calls.append(1)
+        return logits, value, kv
+
+    monkeypatch.setattr(model, "action_token", action_token)
+    monkeypatch.setattr(model, "observation_token", observation_token)
+    planner = make_planner(model)
+    output = first_call(planner, obs)
+    assert output.stats.n_failed == 1
+    np.testing.assert_array_equal(output.policy[1], output.root_prior[1])
+    assert output.visit_counts[1].sum() == 20
+    for name in ("visit_counts", "policy", "q_value", "root_value"):
+        assert np.isfinite(getattr(output, name)).all()
+        np.testing.assert_array_equal(getattr(output, name)[[0, 2]], getattr(clean, name)[[0, 2]])
+    calls[:] = [1] * 1000  # healthy from here on
+    again = planner.search(np.arange(N_ENVS), obs, np.zeros(N_ENVS, np.int64))
+    assert again.stats.n_failed == 0 and again.stats.n_rebuilt == 1
+
+
+def test_errors_name_the_row(model, obs):
+    planner = make_planner(model)
+    legal = np.ones((N_ENVS, 3), np.bool_)
+    legal[1] = False
+    with pytest.raises(ValueError, match=r"row 1 \(environment 1\) has no legal action"):
+        first_call(planner, obs, legal=legal)
+    with pytest.raises(ValueError, match=r"environment 0 \(row 0\) continues an episode"):
+        planner.search(np.arange(N_ENVS), obs, np.zeros(N_ENVS, np.int64))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(env_ids=np.array([0, 1, 1])), "distinct"),
+        (dict(env_ids=np.array([0, 1, 9])), r"in \[0, 3\)"),
+        (dict(last_action=np.array([-1, -1, 3])), r"last_action must lie in \[-1, 3\)"),
+        (dict(obs=np.zeros((3, 4), np.float32)), "have shapes"),
+        (dict(obs=np.zeros((3, 3), np.float64)), "obs must be float32, got float64"),
+        (dict(legal=np.ones((3, 4), np.bool_)), "have shapes"),
+    ],
+)
+def test_bad_arguments_are_refused(model, obs, change, message):
+    call = dict(env_ids=np.arange(3), obs=obs, last_action=np.full(3, -1))
+    with pytest.raises(ValueError, match=message):
+        make_planner(model).search(**{**call, **change})
+
+
+@pytest.mark.parametrize(
+    ("config", "needed"),
+    [(dict(recurrent_pages=59), "3 \\* 20 = 60"), (dict(init_pages=8), "3 \\* 3 = 9")],
+)
+def test_pools_too_small_are_refused_at_construction(model, config, needed):
+    name, size = next(iter(config.items()))
+    with pytest.raises(ValueError, match=f"{name}={size} is too small.*n_simulations=20.*{needed}"):
+        make_planner(model, **config)
+
+
+def test_fewer_roots_at_once_need_fewer_pages(model, draw_obs):
+    planner = make_planner(model, recurrent_pages=20, max_roots=1)
+    rng = np.random.default_rng(0)
+    for env in (0, 1, 0):
+        planner.search(np.array([env]), draw_obs(rng, model.spec, 1), np.array([-1]))
+    assert planner.cache_stats()["recurrent"].evictions == 2
+    with pytest.raises(ValueError, match="at most 1"):
+        planner.search(np.arange(2), draw_obs(rng, model.spec, 2), np.full(2, -1))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("n_simulations", 0),
+        ("dirichlet_fraction", 1.5),
+        ("dirichlet_alpha", 0.0),
+        ("kv_eviction", "random"),
+        ("init_pages", -1),
+    ],
+)
+def test_config_errors_name_field_and_value(field, value):
+    with pytest.raises(ValueError, match=rf"{field} must .*{value}"):
+        SearchConfig(**{field: value})
