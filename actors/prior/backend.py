@@ -1,0 +1,129 @@
+"""What a language-model backend is: three verbs, score, publish and health, and their messages."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+BASE_VERSION = 0  # the model as it was loaded; adapters count from 1
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRequest:
+    """One prompt and the K distinct tokens whose log-probabilities at its end are wanted."""
+
+    token_ids: tuple[int, ...]
+    label_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreBatch:
+    """Answers in the order of the requests, all from one adapter version.
+
+    log_probs: per request [K] float32, full-vocabulary log-probabilities of its labels.
+    """
+
+    log_probs: tuple[NDArray[np.float32], ...]
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class PublishReport:
+    """What became of a published adapter; a refused one leaves the version before it serving."""
+
+    version: int
+    accepted: bool
+    max_gap: float  # largest |log-prob - trainer's log-prob| over the check prompts; nan = no check
+    reason: str = ""  # why it was refused
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """One engine's state; `version` is the adapter now serving."""
+
+    backend: str
+    version: int
+    n_scored: int
+    n_published: int
+    n_refused: int
+
+
+class PriorUnavailable(RuntimeError):
+    """No answer will come: the engine is starting, failed or gone."""
+
+
+class PriorBackend(Protocol):
+    """A language model in this process, called by one thread at a time."""
+
+    def score(self, requests: Sequence[ScoreRequest]) -> ScoreBatch: ...
+
+    def publish(self, version: int, path: str) -> PublishReport: ...
+
+    def health(self) -> Health: ...
+
+    def close(self) -> None: ...
+
+
+class AsyncPriorBackend(Protocol):
+    """The same verbs for an event loop; concurrent score calls share batches."""
+
+    async def score(self, requests: Sequence[ScoreRequest]) -> ScoreBatch: ...
+
+    async def publish(self, version: int, path: str) -> PublishReport: ...
+
+    async def health(self) -> Health: ...
+
+    async def close(self) -> None: ...
+
+
+class PriorTransport(Protocol):
+    """How a client reaches an engine. One client, one thread; nothing blocks except `wait`."""
+
+    def submit(self, requests: tuple[ScoreRequest, ...]) -> Hashable:
+        """Sends questions; the handle stands for their answers."""
+
+    def wait(self, handles: Sequence[Hashable], timeout_s: float) -> list[Hashable]:
+        """Handles that are answered or failed: at least one, unless `timeout_s` passes first."""
+
+    def result(self, handle: Hashable) -> ScoreBatch:
+        """The answers of a handle that `wait` returned. Raises PriorUnavailable."""
+
+    def forget(self, handle: Hashable) -> None:
+        """Gives up on a handle."""
+
+
+class LocalPriorTransport:
+    """Asks a backend in this process, at once: the serial runtime's transport, deterministic."""
+
+    def __init__(self, backend: PriorBackend) -> None:
+        self._backend = backend
+        self._answers: dict[int, ScoreBatch] = {}
+        self._n_submitted = 0
+
+    def submit(self, requests: tuple[ScoreRequest, ...]) -> int:
+        self._n_submitted += 1
+        self._answers[self._n_submitted] = self._backend.score(requests)
+        return self._n_submitted
+
+    def wait(self, handles: Sequence[Hashable], timeout_s: float) -> list[Hashable]:
+        return list(handles)
+
+    def result(self, handle: Hashable) -> ScoreBatch:
+        return self._answers.pop(handle)
+
+    def forget(self, handle: Hashable) -> None:
+        self._answers.pop(handle, None)
+
+
+def invalid_reason(log_probs: NDArray[np.float32], n_labels: int) -> str:
+    """Why an answer can't be used, "" if it can."""
+    values = np.asarray(log_probs)
+    if values.shape != (n_labels,):
+        return f"shape {values.shape} for {n_labels} labels"
+    if not np.isfinite(values).all():
+        return "not finite"
+    return "log-probability above 0" if (values > 1e-3).any() else ""

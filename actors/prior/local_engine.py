@@ -1,0 +1,51 @@
+"""The engine actor's stand-in for the serial runtime: the same calls, answered in this process."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from actors.prior.backend import Health, PublishReport, ScoreBatch, ScoreRequest
+from actors.prior.config import PriorConfig
+from actors.prior.transformers_backend import TransformersBackend
+from learner.language.adapter import published_adapters
+from learner.language.model_folder import resolve_model
+
+
+class LocalPriorEngine:
+    """Always uses transformers: vLLM's own processes would not be bit-exact. It is a PriorBackend,
+    so `LocalPriorTransport(engine)` reaches it.
+    """
+
+    def __init__(
+        self,
+        config: PriorConfig,
+        *,
+        max_lora_rank: int = 0,
+        adapters_dir: str | Path | None = None,
+        device: str = "cpu",
+    ) -> None:
+        """Takes what PriorEngineActor takes; transformers needs no rank ahead."""
+        began = time.monotonic()
+        self._backend = TransformersBackend(config, resolve_model(config.model), device=device)
+        for adapter in reversed(published_adapters(Path(adapters_dir)) if adapters_dir else []):
+            if self._backend.publish(adapter.version, adapter.path).accepted:
+                break
+        self.start_s = time.monotonic() - began
+
+    def score(self, requests: Sequence[ScoreRequest]) -> ScoreBatch:
+        return self._backend.score(requests)
+
+    def publish(self, version: int, path: str) -> PublishReport:
+        return self._backend.publish(version, path)
+
+    def health(self) -> Health:
+        return self._backend.health()
+
+    def ping(self) -> int:
+        return os.getpid()
+
+    def close(self) -> None:
+        self._backend.close()

@@ -1,0 +1,118 @@
+"""The language model as a plain transformers module in this process.
+
+The oracle of the tests, the backend of the serial runtime, and a way out where vLLM can't be
+installed. It has no prefix cache and no batching over callers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from actors.prior.backend import BASE_VERSION, Health, PublishReport, ScoreBatch, ScoreRequest
+from actors.prior.config import PriorConfig
+from learner.language.adapter import AdapterCheck
+from learner.language.scoring import label_log_probs
+
+
+class TransformersBackend:
+    """Scores on one device, one call at a time."""
+
+    def __init__(self, config: PriorConfig, model_folder: Path, *, device: str = "cpu") -> None:
+        dtype = config.dtype
+        if dtype == "auto":
+            dtype = "float32" if device == "cpu" else "bfloat16"
+        base = AutoModelForCausalLM.from_pretrained(model_folder, dtype=getattr(torch, dtype))
+        self._model: torch.nn.Module = base.to(device).eval()
+        eos = base.config.eos_token_id
+        self._pad_id = int(eos[0] if isinstance(eos, list) else eos or 0)
+        self._tolerance = config.largest_gap(dtype)
+        self._batch = config.max_concurrent
+        self._version = BASE_VERSION
+        self._n_scored = self._n_published = self._n_refused = 0
+
+    def score(self, requests: Sequence[ScoreRequest]) -> ScoreBatch:
+        answers: list[np.ndarray] = []
+        with torch.inference_mode(), self._base_only():
+            for start in range(0, len(requests), self._batch):
+                part = requests[start : start + self._batch]
+                rows = label_log_probs(
+                    self._model,
+                    [request.token_ids for request in part],
+                    [request.label_ids for request in part],
+                    self._pad_id,
+                )
+                answers += [row.cpu().numpy() for row in rows]
+        self._n_scored += len(requests)
+        return ScoreBatch(tuple(answers), self._version)
+
+    def publish(self, version: int, path: str) -> PublishReport:
+        """Loads and checks an adapter; a wrong one is dropped and the one before stays."""
+        if version <= self._version:
+            return self._refuse(version, float("nan"), f"version {self._version} is serving")
+        try:
+            check = AdapterCheck.read(Path(path))
+            self._load(version, path)
+        except (ValueError, OSError, RuntimeError) as error:
+            return self._refuse(version, float("nan"), str(error))
+        before, self._version = self._version, version
+        requests = [
+            ScoreRequest(*pair) for pair in zip(check.token_ids, check.label_ids, strict=True)
+        ]
+        gap = check.gap(self.score(requests).log_probs)
+        if gap > self._tolerance:
+            self._version = before
+            self._drop(version)
+            reason = f"log-probabilities differ by {gap:.3g} from the trainer's"
+            return self._refuse(version, gap, reason)
+        self._drop(before)
+        self._n_published += 1
+        return PublishReport(version, True, gap)
+
+    def health(self) -> Health:
+        return Health(
+            f"transformers pid {os.getpid()}",
+            self._version,
+            self._n_scored,
+            self._n_published,
+            self._n_refused,
+        )
+
+    def close(self) -> None:
+        """Nothing to end: the model goes with this object."""
+
+    def _load(self, version: int, path: str) -> None:
+        if isinstance(self._model, PeftModel):
+            self._model.load_adapter(path, _name(version))
+            self._model.set_adapter(_name(version))
+        else:
+            self._model = PeftModel.from_pretrained(self._model, path, _name(version)).eval()
+
+    def _drop(self, version: int) -> None:
+        """Forgets an adapter that does not serve; the last one of all stays loaded, disabled."""
+        if not isinstance(self._model, PeftModel) or version == BASE_VERSION:
+            return
+        if self._version != BASE_VERSION:
+            self._model.set_adapter(_name(self._version))
+        if len(self._model.peft_config) > 1:
+            self._model.delete_adapter(_name(version))
+
+    def _base_only(self) -> object:
+        if isinstance(self._model, PeftModel) and self._version == BASE_VERSION:
+            return self._model.disable_adapter()
+        return nullcontext()
+
+    def _refuse(self, version: int, gap: float, reason: str) -> PublishReport:
+        self._n_refused += 1
+        return PublishReport(version, False, gap, reason)
+
+
+def _name(version: int) -> str:
+    return f"v{version}"

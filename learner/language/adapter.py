@@ -1,0 +1,89 @@
+"""Published adapters on disk: one new folder per version, with the answers it must give.
+
+A folder gets its name only when it is complete, and is never written again. `check.json` in it
+holds prompts and the trainer's log-probabilities, by which an engine sees that it loaded the
+right weights.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+KEPT_VERSIONS = 3  # an engine may still serve the one before the newest
+_FOLDER = re.compile(r"adapter-(\d{6,})")
+_CHECK_FILE = "check.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """One published version; versions only grow, across restarts too."""
+
+    version: int
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterCheck:
+    """Prompts with what the trainer reads at their ends.
+
+    token_ids: per prompt its tokens; label_ids: per prompt K tokens
+    log_probs: per prompt [K] float32, full-vocabulary
+    """
+
+    token_ids: tuple[tuple[int, ...], ...]
+    label_ids: tuple[tuple[int, ...], ...]
+    log_probs: tuple[NDArray[np.float32], ...]
+
+    def write(self, folder: Path) -> None:
+        content = {
+            "token_ids": self.token_ids,
+            "label_ids": self.label_ids,
+            "log_probs": [row.tolist() for row in self.log_probs],
+        }
+        (folder / _CHECK_FILE).write_text(json.dumps(content), encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> AdapterCheck:
+        """Raises ValueError when the folder is gone or has no readable check."""
+        try:
+            content = json.loads((folder / _CHECK_FILE).read_text(encoding="utf-8"))
+            return cls(
+                tuple(tuple(row) for row in content["token_ids"]),
+                tuple(tuple(row) for row in content["label_ids"]),
+                tuple(np.array(row, np.float32) for row in content["log_probs"]),
+            )
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"adapter {folder} has no usable {_CHECK_FILE}: {error}") from error
+
+    def gap(self, answers: tuple[NDArray[np.float32], ...]) -> float:
+        """Largest absolute difference to `answers`; infinite where they are not comparable."""
+        gaps = [
+            float(np.abs(mine - theirs).max()) if mine.shape == theirs.shape else np.inf
+            for mine, theirs in zip(self.log_probs, answers, strict=True)
+        ]
+        worst = max(gaps, default=np.inf)
+        return worst if np.isfinite(worst) else np.inf
+
+
+def adapter_folder(root: Path, version: int) -> Path:
+    return root / f"adapter-{version:06d}"
+
+
+def published_adapters(root: Path) -> list[Adapter]:
+    """What is there, oldest first."""
+    if not root.is_dir():
+        return []
+    found = [(m, p) for p in root.iterdir() if (m := _FOLDER.fullmatch(p.name))]
+    return sorted((Adapter(int(m[1]), str(p)) for m, p in found), key=lambda a: a.version)
+
+
+def remove_old_adapters(root: Path) -> None:
+    for adapter in published_adapters(root)[:-KEPT_VERSIONS]:
+        shutil.rmtree(adapter.path, ignore_errors=True)

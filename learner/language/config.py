@@ -1,0 +1,52 @@
+"""Settings of the language learner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageConfig:
+    """Defaults tune the tiny model on one CPU core; LoRA on every linear layer."""
+
+    enabled: bool = False  # false leaves the language model as it was loaded
+
+    batch_size: int = 32  # states in one optimiser step
+    micro_batch_size: int = 32  # states in one forward pass; lower takes less memory
+    learning_rate: float = 1e-3  # of the adapter; 1e-4 suits models of 0.5 B parameters
+    weight_decay: float = 0.0  # pulls the adapter towards no change
+    grad_clip: float = 1.0  # largest gradient norm
+    mass_weight: float = 0.1  # keeps probability on the labels; 1 is plain visit-weighted NLL
+
+    lora_rank: int = 8  # width of the adapter; higher learns more, serves slower
+    lora_alpha: float = 16.0  # adapter output is scaled by lora_alpha / lora_rank
+
+    updates_per_call: int = 8  # optimiser steps of one train call
+    world_model_updates_per_call: int = 64  # world-model updates between two train calls
+    publish_every: int = 16  # optimiser steps between two published adapters
+    n_check_prompts: int = 4  # prompts by which an engine checks a new adapter
+    max_prompt_tokens: int = 512  # as prior.max_prompt_tokens
+
+    def __post_init__(self) -> None:
+        counts = (
+            "batch_size", "micro_batch_size", "lora_rank", "updates_per_call",
+            "world_model_updates_per_call", "publish_every", "n_check_prompts",
+        )  # fmt: skip
+        for name in counts:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("learning_rate", "grad_clip", "lora_alpha"):
+            if not 0.0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("weight_decay", "mass_weight"):
+            if getattr(self, name) < 0.0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.micro_batch_size > self.batch_size:
+            raise ValueError(
+                f"micro_batch_size must be at most batch_size={self.batch_size}, "
+                f"got {self.micro_batch_size}"
+            )
+        if self.max_prompt_tokens < 128:
+            raise ValueError(
+                f"max_prompt_tokens must be at least 128, got {self.max_prompt_tokens}"
+            )
