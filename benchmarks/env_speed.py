@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import argparse
 import platform
+import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -66,13 +68,25 @@ def measure(size: int, color: str, seconds: float) -> tuple[float, float, float,
     return whole, emulation, observation, memory, prompt
 
 
+def _machine() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return f"{len(models)} x {models[0]}" if models else platform.machine()
+
+
+def _commit() -> str:
+    asked = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    return asked.stdout.strip() or "unknown"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seconds", type=float, default=1.5, help="CPU time per measurement")
     seconds = parser.parse_args().seconds
     out = sys.stdout.write
-    out(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, ")
-    out(f"numpy {np.__version__}, emulator {'9' if any(nes_py_folder().glob('_native*')) else '8'}")
+    native = any(nes_py_folder().glob("_native*"))
+    out(f"{_machine()}, Python {platform.python_version()}, numpy {np.__version__}, ")
+    out(f"nes-py {'9 (native)' if native else '8.2.1 (library)'}, commit {_commit()}")
     out("\n\n| picture | steps/s/core | step us | emulation us | observation us | memory us |")
     out(" prompt us |\n|---|---|---|---|---|---|---|\n")
     for size, color in CASES:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from actors.envs.config import EnvConfig
 from actors.envs.construction import make_env
 from actors.envs.framing import Frame, Framing, framing_of
+from actors.envs.rom import KNOWN_BODY_SHA256, find_rom
 from replay_service.segment import GameSpec
 
 Info = dict[str, object]
@@ -150,10 +151,13 @@ def make_game(config: EnvConfig, seed: int) -> Game:
 def game_spec(config: EnvConfig) -> GameSpec:
     """Shapes and action count, checking the ROM or the environment id on the way.
 
-    Opens and closes the environment once; no episode is started.
+    Opens and closes the environment once. An episode is started only with an unknown ROM, so that
+    one which isn't the game fails here (ValueError) and not later in an actor.
     """
     env = make_env(config)
     try:
+        if config.is_mario and find_rom(config.rom).body_sha256 != KNOWN_BODY_SHA256:
+            env.reset(seed=0)
         return _spec(env, framing_of(env, config), config)
     finally:
         env.close()

@@ -1,6 +1,7 @@
 """Any Gymnasium game with discrete actions behind one face."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -176,6 +177,17 @@ def test_unusable_environments_are_named(env_id: str, message: str) -> None:
 def test_bad_settings_are_named(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         EnvConfig(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("ignore:env.rom")
+def test_a_rom_that_never_starts_is_refused_before_any_actor_runs(
+    rom: Rom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "blank.nes"
+    path.write_bytes(rom.path.read_bytes()[:16] + bytes(40_960))
+    monkeypatch.setattr("actors.envs.mario_console._MAX_START_FRAMES", 100)
+    with pytest.raises(ValueError, match=r"env\.rom .*blank\.nes.*did not start within 100 frames"):
+        game_spec(EnvConfig(rom=str(path)))
 
 
 def test_a_mask_of_the_wrong_shape_is_refused() -> None:

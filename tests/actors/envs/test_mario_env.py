@@ -137,6 +137,13 @@ def test_saving_does_not_change_later_episodes(env: MarioEnv) -> None:
     assert _play(env, [RUN] * 4) == first
 
 
+def test_without_idle_frames_every_episode_starts_with_the_same_picture(env: MarioEnv) -> None:
+    first, picture = env.reset()[0], env.render()
+    _play(env, [RUN_JUMP] * 10)
+    np.testing.assert_array_equal(env.reset()[0], first)
+    np.testing.assert_array_equal(env.render(), picture)
+
+
 def test_render_is_the_full_picture(env: MarioEnv) -> None:
     picture = env.render()
     assert picture is not None
