@@ -40,6 +40,17 @@ def to_json_value(value: object) -> JsonValue:
     raise TypeError(f"{type(value).__name__} has no JSON form: {value!r}")
 
 
+def parse_json(data: bytes) -> JsonValue:
+    """What `data` holds, with null for numbers that JSON has no form for (NaN, 1e999).
+
+    Raises ValueError for anything that is not JSON.
+    """
+    try:
+        return to_json_value(json.loads(data))
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
 class JsonLinesFile:
     """Appends records to one file; the only writer of it.
 
@@ -133,7 +144,7 @@ class JsonLinesReader:
         records = []
         for line in whole.splitlines():
             try:
-                record = json.loads(line)
+                record = parse_json(line)
             except ValueError:
                 record = None
             if isinstance(record, dict):

@@ -161,7 +161,7 @@ def test_config_names_the_field(field: str, value: float) -> None:
 
 def test_actor_shell_samples_and_writes(tmp_path: Path) -> None:
     actor = MonitorActor(tmp_path, MonitorConfig(stall_after_s=10))
-    actor.start({"driver": os.getpid()})
+    actor.watch("driver", os.getpid())
     figures = actor.sample([Heartbeat("learner", "train", 30.0)])
     assert figures["rss_mb/driver"] > 10
     assert [beat.process for beat in actor.stalled()] == ["learner"]

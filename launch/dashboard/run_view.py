@@ -1,0 +1,203 @@
+"""A run directory as the live page shows it: read again and again, never written.
+
+Works on a running, a stopped and a finished run alike. Old, half-written and strange records are
+skipped or shown as gaps; files that are missing leave their part of the page empty.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from pathlib import Path
+
+from launch.monitoring.json_lines import JsonLinesReader, JsonValue, parse_json
+from launch.monitoring.metrics_writer import EVENTS_FILE, METRICS_FILE
+from launch.monitoring.monitor import HEARTBEAT_FILE
+
+CONFIG_FILE = "config.yaml"
+SUMMARY_FILE = "summary.json"
+LIVE_FILE = "live.json"
+MAX_POINTS = 400  # per curve sent to a browser; more than a screen has pixels to show
+MAX_EVENTS = 60
+MAX_LIVE_BYTES = 4 << 20
+SILENT_AFTER_S = 30.0  # several metric periods
+
+CURVES: dict[str, tuple[str, ...]] = {
+    "return": ("avg_return", "eval_return_mean"),
+    "max x": ("env_mean_x_pos", "env_max_x_pos", "eval_max_x_mean"),
+    "losses": ("loss_total", "loss_policy", "loss_value", "loss_reward", "loss_latent"),
+    "speed per second": ("env_steps_per_sec", "updates_per_sec"),
+}
+_COLUMNS = ("global_step", *(name for names in CURVES.values() for name in names))
+Section = dict[str, JsonValue]
+
+
+class NotARunError(ValueError):
+    """The folder can't be shown; the message says why and what could be."""
+
+
+def is_run(path: Path) -> bool:
+    return any((path / name).is_file() for name in (CONFIG_FILE, METRICS_FILE, EVENTS_FILE))
+
+
+def check_run(path: Path) -> None:
+    """Raises NotARunError unless `path` is a run directory."""
+    if not path.exists():
+        raise NotARunError(
+            f"{path} does not exist; name a folder that a run writes, e.g. runs/NAME"
+        )
+    if not path.is_dir():
+        raise NotARunError(f"{path} is a file, not a run directory")
+    if is_run(path):
+        return
+    runs = sorted(child for child in path.iterdir() if child.is_dir() and is_run(child))
+    hint = "; runs inside it: " + ", ".join(map(str, runs[:8])) if runs else ""
+    raise NotARunError(
+        f"{path} is not a run directory: it has no {CONFIG_FILE} and no {METRICS_FILE}{hint}"
+    )
+
+
+class RunView:
+    """Sections of the page as plain data, each with a version that grows when it changed.
+
+    Used by the server under one lock; a refresh without news costs a few stat calls.
+    """
+
+    def __init__(self, run_dir: Path, clock: Callable[[], float] = time.time) -> None:
+        self.run_dir = run_dir
+        self._clock = clock
+        self._metrics = JsonLinesReader(run_dir / METRICS_FILE)
+        self._events = JsonLinesReader(run_dir / EVENTS_FILE)
+        self._heartbeats = JsonLinesReader(run_dir / HEARTBEAT_FILE)
+        self._rows: list[tuple[float | None, ...]] = []
+        self._latest: Section = {}
+        self._beat: Section = {}
+        self._recent_events: deque[Section] = deque(maxlen=MAX_EVENTS)
+        self._restarts: Counter[str] = Counter()
+        self._live_stamp: tuple[int, int] = (0, 0)
+        self._sections: dict[str, tuple[int, Section]] = {}
+
+    def refresh(self) -> None:
+        """Reads what was appended since the last call."""
+        records = self._metrics.read_new()
+        for record in records:
+            self._add_metrics(record)
+        beats = self._heartbeats.read_new()
+        if beats:
+            self._beat = beats[-1]
+        events = self._events.read_new()
+        for event in events:
+            self._add_event(event)
+        self._set("status", self._status())
+        if records or "curves" not in self._sections:
+            self._set("curves", self._curves())
+            self._set("figures", self._latest)
+        if records or beats or events or "fleet" not in self._sections:
+            self._set("fleet", {"processes": self._fleet()})
+        if events or "events" not in self._sections:
+            self._set("events", {"events": list(self._recent_events)[::-1]})
+        self._read_live()
+
+    def changed_since(self, seen: dict[str, int]) -> list[Section]:
+        """Messages for a browser that has `seen` these versions; brings `seen` up to date."""
+        messages: list[Section] = []
+        for kind, (version, section) in self._sections.items():
+            if seen.get(kind) != version:
+                seen[kind] = version
+                messages.append({"kind": kind, "data": section})
+        return messages
+
+    def _set(self, kind: str, section: Section) -> None:
+        version, old = self._sections.get(kind, (0, None))
+        if section != old:
+            self._sections[kind] = (version + 1, section)
+
+    def _add_metrics(self, record: Section) -> None:
+        row = tuple(_number(record.get(name)) for name in _COLUMNS)
+        step = row[0]
+        if step is None:
+            return
+        while self._rows and self._rows[-1][0] > step:  # resumed from an earlier checkpoint
+            self._rows.pop()
+        self._rows.append(row)
+        self._latest = record
+
+    def _add_event(self, event: Section) -> None:
+        self._recent_events.append(event)
+        if event.get("event") == "child_failed":
+            self._restarts[str(event.get("child"))] += 1
+
+    def _status(self) -> Section:
+        """Whether the run is alive, judged by its newest record."""
+        newest = max(_number(r.get("timestamp")) or 0.0 for r in (self._latest, self._beat))
+        silent_s = self._clock() - newest
+        if _is_finished(self.run_dir):
+            state = "finished"
+        elif newest == 0.0:
+            state = "starting"
+        else:
+            state = "running" if silent_s < SILENT_AFTER_S else "silent"
+        return {"run": self.run_dir.name, "state": state, "newest": newest or None}
+
+    def _curves(self) -> Section:
+        stride = max(1, -(-len(self._rows) // MAX_POINTS))
+        rows = self._rows[::-1][::stride][::-1]  # always with the newest
+        columns = {name: [row[i] for row in rows] for i, name in enumerate(_COLUMNS)}
+        charts: list[JsonValue] = []
+        for title, names in CURVES.items():
+            lines = {n: columns[n] for n in names if any(v is not None for v in columns[n])}
+            if lines:
+                charts.append({"title": title, "lines": lines})
+        return {"step": columns["global_step"], "charts": charts}
+
+    def _fleet(self) -> list[JsonValue]:
+        beats = self._beat.get("processes")
+        beats = beats if isinstance(beats, dict) else {}
+        prefix = "rss_mb/"
+        measured = {n.removeprefix(prefix) for n in self._latest if n.startswith(prefix)}
+        rows: list[JsonValue] = []
+        for name in sorted(set(beats) | measured):
+            beat = beats.get(name)
+            beat = beat if isinstance(beat, dict) else {}
+            age_s = _number(beat.get("age_s"))
+            written = _number(self._beat.get("timestamp"))
+            rows.append(
+                {
+                    "name": name,
+                    "phase": beat.get("phase"),
+                    "beat_at": written - age_s if written and age_s is not None else None,
+                    "is_stalled": beat.get("is_stalled") is True,
+                    "cpu_percent": _number(self._latest.get(f"cpu_percent/{name}")),
+                    "rss_mb": _number(self._latest.get(f"rss_mb/{name}")),
+                    "restarts": self._restarts[name],
+                }
+            )
+        return rows
+
+    def _read_live(self) -> None:
+        path = self.run_dir / LIVE_FILE
+        try:
+            stat = path.stat()
+            stamp = (stat.st_mtime_ns, stat.st_size)
+            if stamp == self._live_stamp or stat.st_size > MAX_LIVE_BYTES:
+                return
+            live = parse_json(path.read_bytes())
+        except (OSError, ValueError):
+            return
+        if isinstance(live, dict):
+            self._live_stamp = stamp
+            self._set("live", live)
+
+
+def _number(value: object) -> float | None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number else None
+
+
+def _is_finished(run_dir: Path) -> bool:
+    try:
+        summary = parse_json((run_dir / SUMMARY_FILE).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(summary, dict) and summary.get("finished") is True

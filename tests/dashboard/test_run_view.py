@@ -1,0 +1,112 @@
+"""What the page is told of a run: growing, resumed, finished, half-written and very old ones."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from launch.dashboard.run_view import MAX_POINTS, NotARunError, RunView, check_run
+
+
+def sections(view: RunView, seen: dict[str, int] | None = None) -> dict:
+    view.refresh()
+    return {m["kind"]: m["data"] for m in view.changed_since({} if seen is None else seen)}
+
+
+def test_sends_each_section_once_and_then_only_news(run) -> None:
+    view, seen = RunView(run.path), {}
+    first = sections(view, seen)
+    assert set(first) == {"status", "curves", "figures", "fleet", "events", "live"}
+    assert sections(view, seen) == {}
+    run.live("Pipe ahead")
+    assert sections(view, seen)["live"]["prompt"] == "Pipe ahead"
+    run.metrics(100, avg_return=20.0)
+    news = sections(view, seen)
+    assert news["curves"]["charts"][0]["lines"]["avg_return"][-1] == 20.0
+    assert "live" not in news and "events" not in news
+    assert set(sections(view)) == set(first), "a second browser gets everything"
+
+
+def test_curves_keep_gaps_and_the_newest_point(run) -> None:
+    curves = sections(RunView(run.path))["curves"]
+    assert curves["step"] == list(range(0, 100, 10))
+    lines = {name: line for chart in curves["charts"] for name, line in chart["lines"].items()}
+    assert lines["loss_total"][5] is None and lines["loss_total"][4] == 1.0
+    assert set(lines) == {"avg_return", "loss_total"}, "no empty charts"
+    for step in range(100, 100 + 3 * MAX_POINTS):
+        run.metrics(step, avg_return=1.0)
+    curves = sections(RunView(run.path))["curves"]
+    assert len(curves["step"]) <= MAX_POINTS and curves["step"][-1] == 99 + 3 * MAX_POINTS
+
+
+def test_resumed_run_continues_from_its_checkpoint(run) -> None:
+    run.metrics(45, avg_return=-1.0)
+    curves = sections(RunView(run.path))["curves"]
+    assert curves["step"] == [0, 10, 20, 30, 40, 45]
+
+
+def test_fleet_joins_heartbeats_figures_and_restarts(run) -> None:
+    fleet = {p["name"]: p for p in sections(RunView(run.path))["fleet"]["processes"]}
+    assert set(fleet) == {"learner", "env-actor-0"}
+    assert (fleet["learner"]["rss_mb"], fleet["learner"]["restarts"]) == (512.0, 1)
+    assert fleet["env-actor-0"]["is_stalled"] and fleet["env-actor-0"]["rss_mb"] is None
+    assert time.time() - fleet["env-actor-0"]["beat_at"] == pytest.approx(130, abs=5)
+
+
+def test_states_of_a_run(run, empty_run) -> None:
+    assert sections(RunView(empty_run.path))["status"]["state"] == "starting"
+    assert sections(RunView(run.path))["status"]["state"] == "running"
+    late = RunView(run.path, clock=lambda: time.time() + 600)
+    assert sections(late)["status"]["state"] == "silent"
+    run.finish()
+    assert sections(late)["status"]["state"] == "finished"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "null",
+        "[1, 2]",
+        "{",
+        '{"global_step": "many"}',
+        '{"a": 1}',
+        '{"global_step": true}',
+        '{"global_step": 1e999}',
+        "[" * 100_000,
+        "\xff",
+    ],
+    ids=range(10),
+)
+def test_strange_records_are_skipped(run, line: str) -> None:
+    before = sections(RunView(run.path))["curves"]
+    for name in ("metrics.jsonl", "events.jsonl", "heartbeat.jsonl"):
+        with (run.path / name).open("a") as stream:
+            stream.write(line + "\n")
+    (run.path / "live.json").write_text(line)
+    assert sections(RunView(run.path))["curves"] == before
+
+
+def test_strange_values_in_known_places_do_not_break_it(empty_run) -> None:
+    empty_run.append("heartbeat.jsonl", {"timestamp": "now", "processes": {"learner": 3}})
+    empty_run.append("events.jsonl", {"event": ["x"], "timestamp": {}})
+    empty_run.metrics(1, avg_return="high", loss_total=float("nan"), **{"rss_mb/learner": "much"})
+    (empty_run.path / "summary.json").write_text("[]")
+    found = sections(RunView(empty_run.path))
+    (row,) = found["fleet"]["processes"]
+    assert (row["name"], row["rss_mb"], row["beat_at"]) == ("learner", None, None)
+    assert found["curves"]["charts"] == []
+    json.dumps(found, allow_nan=False)  # browsers refuse NaN
+
+
+def test_not_a_run_is_told_with_what_could_be_meant(tmp_path: Path, run) -> None:
+    check_run(run.path)
+    with pytest.raises(NotARunError, match="does not exist"):
+        check_run(tmp_path / "nothing")
+    with pytest.raises(NotARunError, match="is a file"):
+        check_run(run.path / "config.yaml")
+    with pytest.raises(NotARunError, match=r"is not a run directory.*runs inside it: .*demo-run"):
+        check_run(tmp_path)
