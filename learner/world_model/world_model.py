@@ -44,7 +44,7 @@ class ModelOutput:
 def _head(config: WorldModelConfig, n_out: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Linear(config.embed_dim, config.mlp_hidden),
-        nn.GELU(approximate="tanh"),
+        nn.SiLU(),
         nn.Linear(config.mlp_hidden, n_out),
     )
 

@@ -63,7 +63,7 @@ def test_fresh_heads_say_zero_value_zero_reward_and_uniform_policy():
 
 def test_simnorm_groups_are_softmaxes():
     latent = SimNorm()(torch.randn(5, 24))
-    torch.testing.assert_close(latent.view(5, 3, 8).sum(-1), torch.ones(5, 3))
+    torch.testing.assert_close(latent.view(5, 8, 3).sum(-2), torch.ones(5, 3))
 
 
 @pytest.mark.parametrize("side", [64, 84, 96])
