@@ -77,7 +77,7 @@ def save(replay: Replay, folder: Path) -> None:
 def load(replay: Replay, folder: Path) -> None:
     """Restore a replay of the same configuration; it must not have been used yet.
 
-    ValueError names the file and what does not fit.
+    ValueError names the file and what does not fit; the replay is empty then.
     """
     assert replay.ring.high_row == 0, "load into a replay that already holds segments"
     state = _read_state(folder / STATE_FILE)
@@ -95,6 +95,8 @@ def load(replay: Replay, folder: Path) -> None:
             with archive.open("text.npy") as member:
                 texts = unpack_json(np.load(io.BytesIO(member.read()), allow_pickle=False))
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        for tree in (replay.sampler.tree, replay.text_tree):
+            tree.leaves[:] = 0.0
         raise ValueError(f"{path} is not a readable replay snapshot: {error}") from error
     _restore(replay, state, texts)
 

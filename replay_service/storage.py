@@ -191,12 +191,16 @@ class SegmentRing:
             self.arrays[name][rows] = NO_TEXT
         if segment.prompt is None:
             return
-        for step in range(segment.n_trainable):
-            if segment.prompt[step]:
-                row = rows.start + step
-                self.arrays["prompt"][row] = self.prompts.acquire(segment.prompt[step])
-                if segment.options is not None:
-                    self.arrays["options"][row] = self.options.acquire(segment.options[step])
+        prompts = segment.prompt[: segment.n_trainable]
+        held = slice(rows.start, rows.start + len(prompts))
+        self.arrays["prompt"][held] = [
+            self.prompts.acquire(prompt) if prompt else NO_TEXT for prompt in prompts
+        ]
+        if segment.options is not None:
+            self.arrays["options"][held] = [
+                self.options.acquire(options) if prompt else NO_TEXT
+                for prompt, options in zip(prompts, segment.options, strict=False)
+            ]
 
     def restore_text(self, prompts: dict[int, str], options: dict[int, tuple[str, ...]]) -> None:
         """Intern the texts that the rows of live segments refer to by the given ids."""

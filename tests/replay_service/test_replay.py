@@ -81,6 +81,9 @@ def test_update_refuses_what_does_not_belong(make_replay, make_segment, vector_s
     handles = replay.sample(4).handles
     with pytest.raises(ValueError, match=r"shape \(3,\)"):
         replay.update_priorities(handles, np.ones(3))
+    context = Handles(0, np.array([20]), replay.ring.generation[[20]])
+    assert replay.update_priorities(context, np.ones(1)) == 0, "no sample starts there"
+    assert replay.stats()["replay_stale_total"] == 1
     with pytest.raises(ValueError, match="shard 2, this is 0"):
         replay.update_priorities(dataclasses.replace(handles, shard=2), np.ones(4))
     with pytest.raises(ValueError, match=r"slot must lie in 0\.\.99"):
@@ -195,6 +198,7 @@ def assert_same_future(left: Replay, right: Replay, make_segment) -> None:
         left.update_priorities(ours.handles, priorities)
         right.update_priorities(theirs.handles, priorities)
         segment = make_segment(left.spec, 9, sequence=100 + round_index, with_text=True)
+        segment.priority[:2] = np.nan  # replaced by the highest seen, which must be restored too
         assert left.add([segment]) == right.add([segment])
     measured = {"replay_sample_ms"}
     ours, theirs = left.stats(), right.stats()
@@ -244,8 +248,11 @@ def test_load_names_the_file_and_what_is_wrong(make_replay, make_segment, vector
     content = archive.read_bytes()
     for damaged in (content[: len(content) // 2], b"", flip_byte(content, 400)):
         archive.write_bytes(damaged)
+        fresh = make_replay()
         with pytest.raises(ValueError, match=r"replay\.npz is not a readable replay snapshot"):
-            make_replay().load(tmp_path)
+            fresh.load(tmp_path)
+        fresh.add([make_segment(vector_spec, 5)])
+        assert fresh.sample(50).handles.slot.max() < 5, "a failed load leaves nothing behind"
     archive.write_bytes(content)
 
     state = json.loads((tmp_path / "replay.json").read_text())

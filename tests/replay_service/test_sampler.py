@@ -84,6 +84,16 @@ def test_a_draw_rounded_past_the_total_stays_on_the_last_positive_leaf():
         assert slots[-1] == FAN_OUT + 4 and (weights[slots] > 0).all()
 
 
+def test_a_draw_on_a_boundary_belongs_to_the_leaf_that_begins_there():
+    class Zero:
+        def random(self, n: int) -> np.ndarray:
+            return np.zeros(n)
+
+    tree = SumTree(300)
+    tree.set_span(0, 300, 1.0)
+    assert tree.draw(300, Zero()).tolist() == list(range(300))
+
+
 def test_float64_tells_ten_million_neighbours_apart():
     n_slots = 10_000_000
     tree = SumTree(n_slots)
@@ -143,6 +153,8 @@ def test_invalid_priorities_are_counted_and_replaced():
     )
     assert applied == 1 and sampler.n_invalid == 6
     assert sampler.tree.leaves.tolist()[:4] == [2.0, 4.0, 2.0, 2.0]
+    sampler.insert(6, np.array([np.nan], dtype=np.float32))
+    assert sampler.tree.leaves[6] == 4.0, "the highest valid priority seen, updates included"
 
 
 def test_a_position_of_priority_zero_is_not_starved():
