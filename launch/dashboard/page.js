@@ -8,7 +8,7 @@ const TILES = [
   ["return", "avg_return", 2], ["eval return", "eval_return_mean", 2], ["max x", "env_max_x_pos", 0],
   ["env steps/s", "env_steps_per_sec", 1], ["updates/s", "updates_per_sec", 1],
   ["replay fill", "replay_fill_rate", "%"], ["samples/insert", "ratio_actual", 1],
-  ["prior hits", "prior_hit_rate", "%"], ["fallbacks", "prior_fallback_rate", "%"],
+  ["prior hits", "prior_cache_hit_rate", "%"], ["fallbacks", "prior_fallback_rate", "%"],
   ["weights", "weight_version", 0], ["loss", "loss_total", 3],
 ];
 const state = { status: {}, figures: {}, clockSkew: 0, connection: "connecting" };

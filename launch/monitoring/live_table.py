@@ -82,10 +82,10 @@ ROWS: tuple[tuple[str, tuple[Cell, ...]], ...] = (
     (
         "LLM prior",
         (
-            Cell("cache hits", "prior_hit_rate", _PERCENT),
+            Cell("cache hits", "prior_cache_hit_rate", _PERCENT),
             Cell("fallbacks", "prior_fallback_rate", _PERCENT, True),
-            Cell("latency ms", "prior_latency_ms", _COUNT),
-            Cell("version", "prior_version", _COUNT),
+            Cell("latency ms", "prior_latency_ms_p50", _COUNT),
+            Cell("states", "prior_rows_total", _COUNT),
         ),
     ),
 )

@@ -61,7 +61,7 @@ def test_live_table_redraws_on_a_terminal() -> None:
 
 def test_summary_fits_80_columns_and_skips_empty_rows() -> None:
     console, stream = make_console(terminal=False)
-    print_summary({**METRICS, "prior_hit_rate": None}, "mario-quick", console)
+    print_summary({**METRICS, "prior_cache_hit_rate": None}, "mario-quick", console)
     text = stream.getvalue()
     assert "12,345" in text and "…" not in text
     assert "LLM prior" not in text and "loss" not in text
