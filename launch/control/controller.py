@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from actors.acting import CollectReport
 from actors.evaluation import EvaluationReport
+from actors.prior.backend import PublishReport
 from launch.config import Config
 from launch.control.fleet import Fleet
 from launch.control.progress import Progress
@@ -20,6 +21,9 @@ from launch.control.reporter import Reporter
 from launch.control.run_directory import RunDirectory
 from launch.control.runtime import Call, CallFailed, Child, Runtime
 from launch.control.shutdown import StopRequest
+from learner.language.language_learner import LanguageReport
+from learner.learner import TrainReport
+from replay_service import AddReport
 
 COLLECTS_IN_FLIGHT = 2  # per env actor: one running, one queued, so that it never idles
 TRAINS_IN_FLIGHT = 2
@@ -65,7 +69,6 @@ class Controller:
         self._next_evaluation = 0
         self._next_checkpoint = 0
         self._restarts: dict[str, int] = {}
-        self._pids: dict[str, int] = {}
         self._prior_ready = False
         self._language_updates = 0
         self._handlers: dict[str, Callable[[Call, object], None]] = {
@@ -74,9 +77,7 @@ class Controller:
             "train": self._on_train,
             "evaluate": self._on_evaluate,
             "ping": self._on_ping,
-            "start": self._on_engine_started,
-            "tune": self._on_tuned,
-            "publish_adapter": self._on_adapter_published,
+            "publish": self._on_adapter_published,
             "watch": self._on_watched,
             "sample": self._on_monitor_sample,
             "stats": self._on_replay_stats,
@@ -97,7 +98,7 @@ class Controller:
             self._final_evaluation()
         self._drain()
         self.checkpoint("stopped" if self._stop.requested else "finished")
-        self._reporter.report(self.progress, self.limiter, self._runtime.spilled_bytes())
+        self._reporter.report(self.progress, self.limiter)
 
     @property
     def finished(self) -> bool:
@@ -114,11 +115,8 @@ class Controller:
             if self._fleet.language_learner is not None and (folder / "language").is_dir():
                 self._ask(self._fleet.language_learner, "load", folder / "language")
         self._ask(self._fleet.learner, "publish")
-        if self._fleet.prior_engine is not None:
-            self._call(self._fleet.prior_engine, "start", deadline_s=START_BUDGET_S)
         for child in self._fleet.children():
-            if child is not self._fleet.prior_engine:
-                self._call(child, "ping", deadline_s=START_BUDGET_S)
+            self._call(child, "ping", deadline_s=START_BUDGET_S)
         self._issued_env_steps = self.progress.env_steps
         self._next_evaluation = self.progress.env_steps + self._config.evaluation.every_env_steps
         self._next_checkpoint = (
@@ -160,7 +158,7 @@ class Controller:
 
     def _issue_collects(self) -> None:
         config = self._config
-        overlapping = config.control.overlap or not self._in_flight("train")
+        overlapping = config.control.overlap or not self._in_flight("train", self._fleet.learner)
         for index, child in self._fleet.env_actors.items():
             while (
                 overlapping
@@ -189,7 +187,7 @@ class Controller:
         alternating = not self._config.control.overlap
         if alternating and (self._in_flight("collect") or self._in_flight("add")):
             return
-        while self._in_flight("train") < TRAINS_IN_FLIGHT and self.limiter.may_sample(
+        while self._in_flight("train", self._fleet.learner) < TRAINS_IN_FLIGHT and self.limiter.may_sample(
             self._train_chunk
         ):
             self.limiter.sample(self._train_chunk)
@@ -197,12 +195,13 @@ class Controller:
 
     def _issue_language(self) -> None:
         learner = self._fleet.language_learner
-        if learner is None or not self._prior_ready or self._in_flight("tune"):
+        if learner is None or not self._prior_ready or self._in_flight("train", learner):
             return
         language = self._config.language
-        if self.progress.updates - self._language_updates >= language.every_updates:
+        updates_since = self.progress.updates - self._language_updates
+        if updates_since >= language.world_model_updates_per_call:
             self._language_updates = self.progress.updates
-            self._call(learner, "tune", language.updates_per_call)
+            self._call(learner, "train", language.updates_per_call)
 
     # ------------------------------------------------------------------ answers
 
@@ -218,7 +217,7 @@ class Controller:
                 continue
             self._handlers[call.method](call, answer)
         if self._reporter.due():
-            self._reporter.report(self.progress, self.limiter, self._runtime.spilled_bytes())
+            self._reporter.report(self.progress, self.limiter)
             if not self._in_flight("sample"):
                 self._call(self._fleet.monitor, "sample", self._reporter.heartbeats())
             if not self._in_flight("stats"):
@@ -231,13 +230,19 @@ class Controller:
         self._reporter.episodes(report)
         self._call(self._fleet.replay, "add", call.payload)
 
-    def _on_add(self, call: Call, report) -> None:  # noqa: ANN001 - replay's AddReport
+    def _on_add(self, call: Call, report: AddReport) -> None:
         self.limiter.insert(report.n_positions)
         self._reporter.heartbeat(call.child.name, "add")
 
-    def _on_train(self, call: Call, report) -> None:  # noqa: ANN001 - learner's TrainReport
-        self.progress.trained(report)
+    def _on_train(self, call: Call, report: TrainReport | LanguageReport) -> None:
         self._reporter.heartbeat(call.child.name, "train")
+        if isinstance(report, TrainReport):
+            self.progress.trained(report)
+            return
+        self._reporter.language(report.metrics)
+        if report.adapter is not None:
+            adapter = report.adapter
+            self._call(self._fleet.prior_engine, "publish", adapter.version, adapter.path)
 
     def _on_evaluate(self, call: Call, report: EvaluationReport) -> None:
         self.progress.evaluated(report)
@@ -246,23 +251,20 @@ class Controller:
 
     def _on_ping(self, call: Call, pid: int) -> None:
         call.child.pid = pid
+        if call.child.role == "prior_engine":
+            self._prior_ready = True
+            self._reporter.event("prior_engine_ready", pid=pid)
         self._reporter.heartbeat(call.child.name, "ready")
-        self._pids[call.child.name] = pid
         self._call(self._fleet.monitor, "watch", call.child.name, pid)
 
-    def _on_engine_started(self, call: Call, pid: int) -> None:
-        self._prior_ready = True
-        self._reporter.event("prior_ready", child=call.child.name)
-        self._on_ping(call, pid)
-
-    def _on_tuned(self, call: Call, report) -> None:  # noqa: ANN001 - LanguageReport or None
-        self._reporter.heartbeat(call.child.name, "tune")
-        if report is not None:
-            self._reporter.language(report)
-            self._call(self._fleet.prior_engine, "publish_adapter", report.publication)
-
-    def _on_adapter_published(self, call: Call, accepted: bool) -> None:
-        self._reporter.event("adapter_published", accepted=accepted)
+    def _on_adapter_published(self, call: Call, report: PublishReport) -> None:
+        self._reporter.event(
+            "adapter_published",
+            version=report.version,
+            accepted=report.accepted,
+            max_gap=report.max_gap,
+            reason=report.reason,
+        )
 
     def _on_watched(self, call: Call, answer: None) -> None:
         self._reporter.heartbeat(call.child.name, "watch")
@@ -298,20 +300,23 @@ class Controller:
         self._calls = [c for c in self._calls if c.child is not child]
         self._issued_env_steps -= sum(int(c.args[0]) for c in lost if c.method == "collect")
         self.progress.restarts += 1
-        self._runtime.stop(child)
-        replacement = self._fleet.replace(child)
-        if replacement.role == "prior_engine":
+        if child.role == "prior_engine":
+            # Env actors hold its handle, so it must come back behind the same one.
             self._prior_ready = False
-            self._call(replacement, "start", deadline_s=START_BUDGET_S)
+            if not failure.died:
+                self._runtime.restart(child)
+            replacement = child
         else:
-            self._call(replacement, "ping", deadline_s=START_BUDGET_S)
+            self._runtime.stop(child)
+            replacement = self._fleet.replace(child)
+        self._call(replacement, "ping", deadline_s=START_BUDGET_S)
 
     # ------------------------------------------------------------------ ends and cuts
 
     def _drain(self) -> None:
         """Waits, bounded, until no call that moves data is in flight."""
         deadline = time.monotonic() + DRAIN_BUDGET_S
-        moving = ("collect", "add", "train", "tune")
+        moving = ("collect", "add", "train")
         while any(c.method in moving for c in self._calls) and time.monotonic() < deadline:
             self._turn()
 

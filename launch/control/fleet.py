@@ -9,7 +9,7 @@ from actors.acting import ActorIdentity
 from actors.env_actor import EnvActor
 from actors.evaluator_actor import EvaluatorActor
 from actors.player import PlayerConfig
-from actors.prior.prior_engine_actor import ENGINE_ENV, MAX_CONCURRENT_CALLS, PriorEngineActor
+from actors.prior.prior_engine_actor import MAX_CONCURRENT_CALLS, engine_env
 from launch.config import Config
 from launch.control.runtime import Child, Links, Resources, Runtime
 from launch.monitoring.monitor import MonitorConfig
@@ -21,8 +21,12 @@ from replay_service.replay_actor import ReplayActor
 from replay_service.segment import GameSpec
 
 # Shares of a core: children that mostly wait ask for little. A local Ray is told it has enough.
-ACTOR_RESOURCES = Resources(num_cpus=1.0, restartable=True)
+# Only children whose handle others hold come back by themselves; the controller replaces the rest.
+ACTOR_RESOURCES = Resources(num_cpus=1.0)
 LEARNER_CPUS = 1.0
+LEARNER_GPU_SHARE = 0.6  # of the first GPU; the prior engine takes a fixed part of its memory
+PRIOR_ENGINE_GPU_SHARE = 0.4
+ADAPTERS_FOLDER = "adapters"  # in the run directory
 LIGHT = Resources(num_cpus=0.1)
 LIGHT_RESTARTABLE = Resources(num_cpus=0.1, restartable=True)
 
@@ -66,7 +70,7 @@ class Fleet:
         self._spec = spec
         self._runtime = runtime
         self._links = links
-        self._run_dir = run_dir
+        self._run_dir = run_dir.resolve()
         self._device = device
         self.env_actors: dict[int, Child] = {}
         self.incarnations: dict[int, int] = {}
@@ -82,7 +86,7 @@ class Fleet:
         )
         self.learner = self._start_learner()
         if config.prior.enabled:
-            self.prior_engine = self.start_prior_engine()
+            self.prior_engine = self._start_prior_engine()
             if config.language.enabled:
                 self.language_learner = self._start_language_learner()
         self.monitor = self._start_monitor()
@@ -126,9 +130,6 @@ class Fleet:
         if child.role == "evaluator":
             self.evaluator = self.start_evaluator()
             return self.evaluator
-        if child.role == "prior_engine":
-            self.prior_engine = self.start_prior_engine()
-            return self.prior_engine
         assert child.role == "monitor", child.role
         self.monitor = self._start_monitor()
         return self.monitor
@@ -139,7 +140,7 @@ class Fleet:
             "monitor",
             MonitorActor,
             {"run_dir": self._run_dir, "config": MonitorConfig()},
-            LIGHT_RESTARTABLE,
+            LIGHT,
         )
 
     def start_evaluator(self) -> Child:
@@ -154,7 +155,7 @@ class Fleet:
                 "weight_source": self._links.weight_source(self.weight_server),
                 "prior_transport": self._prior_transport(),
             },
-            LIGHT_RESTARTABLE,
+            LIGHT,
         )
 
     def _player_config(self) -> PlayerConfig:
@@ -168,17 +169,25 @@ class Fleet:
             device="cpu",  # the learner's GPU is not shared with searches of one env actor
         )
 
-    def start_prior_engine(self) -> Child:
+    def _start_prior_engine(self) -> Child:
+        config = self._config
+        on_gpu = self._device == "cuda"
         return self._runtime.start(
             "prior-engine",
             "prior_engine",
-            PriorEngineActor,
-            {"config": self._config.prior},
+            self._links.prior_engine_class,
+            {
+                "config": config.prior,
+                "max_lora_rank": config.language.lora_rank if config.language.enabled else 0,
+                "adapters_dir": self._run_dir / ADAPTERS_FOLDER,
+                "device": self._device,
+            },
             Resources(
                 num_cpus=1.0,
-                num_gpus=0.3 if self._device == "cuda" else 0.0,
+                num_gpus=PRIOR_ENGINE_GPU_SHARE if on_gpu else 0.0,
                 max_concurrency=MAX_CONCURRENT_CALLS,
-                env_vars=ENGINE_ENV,
+                restartable=True,
+                env_vars=engine_env(self._device),
             ),
         )
 
@@ -218,7 +227,7 @@ class Fleet:
                 "source": self._links.batch_source(self.replay, config.learner.batch_size),
                 "sink": self._links.weight_sink(self.weight_server),
             },
-            Resources(num_cpus=LEARNER_CPUS, num_gpus=0.6 if self._device == "cuda" else 0.0),
+            Resources(num_cpus=LEARNER_CPUS, num_gpus=LEARNER_GPU_SHARE if self._device == "cuda" else 0.0),
         )
 
     def _start_language_learner(self) -> Child:
@@ -231,7 +240,9 @@ class Fleet:
                 "config": config.language,
                 "model": config.prior.model,
                 "seed": config.seed,
-                "source": self._links.text_source(self.replay),
+                "source": self._links.text_source(self.replay, config.language.batch_size),
+                "adapters_dir": self._run_dir / ADAPTERS_FOLDER,
+                "device": "cpu",
             },
             LIGHT,
         )

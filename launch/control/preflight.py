@@ -10,8 +10,8 @@ import torch
 from rich.console import Console
 
 from actors.envs.game import game_spec
-from actors.prior.config import validate_model
 from launch.config import Config, ConfigError
+from learner.language.model_folder import validate_model
 from replay_service import GameSpec, check_capacity
 
 
@@ -28,7 +28,7 @@ def preflight(config: Config, console: Console) -> tuple[GameSpec, str]:
             segment_steps=config.acting.segment_length,
         )
         if config.prior.enabled:
-            validate_model(config.prior)
+            validate_model(config.prior.model)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     if config.replay.min_positions > config.total_env_steps:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from actors.prior.prior_engine_actor import RayPriorTransport
+from actors.prior.prior_engine_actor import PriorEngineActor, RayPriorTransport
 from launch.control.runtime import Call, CallFailed, Child, Resources
 from learner.language.language_learner_actor import RayTextSource
 from learner.weight_server_actor import RayWeightSink, RayWeightSource
@@ -107,18 +107,15 @@ class RayRuntime:
         except RayError as error:
             raise CallFailed(call, repr(error), died=True) from error
 
+    def restart(self, child: Child) -> None:
+        ray.kill(child.handle, no_restart=False)
+
     def stop(self, child: Child) -> None:
         ray.kill(child.handle, no_restart=True)
 
     def shutdown(self) -> None:
         if self._owns_ray:
             ray.shutdown()
-
-    def spilled_bytes(self) -> int:
-        store = ray._private.internal_api.get_memory_info_reply(
-            ray._private.internal_api.get_state_from_address(None)
-        )
-        return int(store.store_stats.spilled_bytes_total)
 
 
 def _python_path() -> str:
@@ -131,6 +128,8 @@ def _python_path() -> str:
 class RayLinks:
     """Links between Ray actors; each is a small client object that travels to its user."""
 
+    prior_engine_class = PriorEngineActor
+
     def weight_source(self, server: Child) -> RayWeightSource:
         return RayWeightSource(server.handle)
 
@@ -140,8 +139,8 @@ class RayLinks:
     def batch_source(self, replay: Child, batch_size: int) -> RayBatchSource:
         return RayBatchSource(replay.handle, batch_size)
 
-    def text_source(self, replay: Child) -> RayTextSource:
-        return RayTextSource(replay.handle)
+    def text_source(self, replay: Child, batch_size: int) -> RayTextSource:
+        return RayTextSource(replay.handle, batch_size)
 
     def prior_transport(self, engine: Child) -> RayPriorTransport:
         return RayPriorTransport(engine.handle)

@@ -52,7 +52,7 @@ class Reporter:
     def due(self) -> bool:
         return self._clock() - self._reported_at >= self._period_s
 
-    def report(self, progress: Progress, limiter: RateLimiter, spilled_bytes: int) -> None:
+    def report(self, progress: Progress, limiter: RateLimiter) -> None:
         """Writes one metric record and refreshes the terminal."""
         self._reported_at = self._clock()
         metrics: dict[str, Scalar] = dict(progress.close_window())
@@ -61,7 +61,6 @@ class Reporter:
         metrics.update(self._resources)
         metrics["ratio_target"] = limiter.config.samples_per_insert
         metrics["ratio_actual"] = limiter.ratio
-        metrics["object_store_spilled_bytes"] = spilled_bytes
         self._writer.write(metrics, update=progress.updates, global_step=progress.env_steps)
         self.last_metrics = {
             **metrics, "update": progress.updates, "global_step": progress.env_steps

@@ -81,18 +81,20 @@ class Runtime(Protocol):
     def value(self, call: Call) -> object:
         """The answer of a ready call. Raises CallFailed."""
 
+    def restart(self, child: Child) -> None:
+        """Kills a restartable child; it comes back by itself behind the same handle."""
+
     def stop(self, child: Child) -> None:
         """Ends a child at once; calls in flight fail."""
 
     def shutdown(self) -> None:
         """Ends everything this runtime started."""
 
-    def spilled_bytes(self) -> int:
-        """Bytes the object store has spilled to disk so far; 0 where there is none."""
-
 
 class Links(Protocol):
     """The client objects through which children reach each other, in one runtime."""
+
+    prior_engine_class: type
 
     def weight_source(self, server: Child) -> object: ...
 
@@ -100,6 +102,6 @@ class Links(Protocol):
 
     def batch_source(self, replay: Child, batch_size: int) -> object: ...
 
-    def text_source(self, replay: Child) -> object: ...
+    def text_source(self, replay: Child, batch_size: int) -> object: ...
 
     def prior_transport(self, engine: Child) -> object: ...

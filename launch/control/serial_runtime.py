@@ -9,10 +9,11 @@ import os
 import time
 from collections.abc import Sequence
 
-from actors.prior.client import LocalPriorTransport
+from actors.prior.backend import LocalPriorTransport
+from actors.prior.local_engine import LocalPriorEngine
 from launch.control.runtime import Call, CallFailed, Child, Resources
 from learner.weight_server_actor import LocalWeightLink
-from replay_service import LocalBatchSource
+from replay_service import LocalBatchSource, Replay, TextBatch
 
 
 class SerialRuntime:
@@ -49,6 +50,9 @@ class SerialRuntime:
             raise CallFailed(call, repr(call.answer), died=False)
         return call.answer
 
+    def restart(self, child: Child) -> None:
+        raise RuntimeError(f"{child.name} is an object of this process and can't be restarted")
+
     def stop(self, child: Child) -> None:
         close = getattr(child.handle, "close", None)
         if close is not None:
@@ -57,12 +61,22 @@ class SerialRuntime:
     def shutdown(self) -> None:
         """Nothing to end: children are objects of this process."""
 
-    def spilled_bytes(self) -> int:
-        return 0
+
+class LocalTextSource:
+    """Examples for the language learner from a replay object of this process."""
+
+    def __init__(self, replay: Replay, batch_size: int) -> None:
+        self._replay = replay
+        self._batch_size = batch_size
+
+    def next(self) -> TextBatch | None:
+        return self._replay.sample_text(self._batch_size)
 
 
 class LocalLinks:
     """Links between objects of one process."""
+
+    prior_engine_class = LocalPriorEngine
 
     def weight_source(self, server: Child) -> LocalWeightLink:
         return LocalWeightLink(server.handle)
@@ -73,8 +87,8 @@ class LocalLinks:
     def batch_source(self, replay: Child, batch_size: int) -> LocalBatchSource:
         return LocalBatchSource(replay.handle, batch_size)
 
-    def text_source(self, replay: Child) -> object:
-        return replay.handle
+    def text_source(self, replay: Child, batch_size: int) -> LocalTextSource:
+        return LocalTextSource(replay.handle, batch_size)
 
     def prior_transport(self, engine: Child) -> LocalPriorTransport:
         return LocalPriorTransport(engine.handle)
