@@ -102,7 +102,7 @@ function drawWaits(figures) {
       if (!part.waits) bit.style.background = COLORS[index % COLORS.length];
       stack.append(bit);
       if (part.percent < 0.5) return;
-      const item = make("span", "", `${part.waits ? "waits for " : ""}${part.what} `);
+      const item = make("span", "", `${part.waits ? "waits for " : ""}${part.what.replaceAll("_", " ")} `);
       if (!part.waits) {
         const swatch = make("i");
         swatch.style.background = COLORS[index % COLORS.length];
@@ -111,7 +111,7 @@ function drawWaits(figures) {
       item.append(make("b", "", `${Math.round(part.percent)}%`));
       legend.append(item);
     });
-    row.append(make("div", "", name), stack, legend);
+    row.append(make("div", "", name.replaceAll("_", " ")), stack, legend);
     return row;
   });
   $("waits").replaceChildren(...rows);
