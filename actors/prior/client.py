@@ -41,7 +41,10 @@ class PriorClient:
         """`builder` defaults to one for `config.model`; `seed` deals the labels of the options."""
         self._config = config
         self._builder = builder or PromptBuilder(
-            resolve_model(config.model), max_tokens=config.max_prompt_tokens, seed=seed
+            resolve_model(config.model),
+            max_tokens=config.max_prompt_tokens,
+            seed=seed,
+            shuffle=config.shuffle_labels,
         )
         self._clock = clock
         self._cache = PriorCache(config.cache_size)

@@ -31,6 +31,7 @@ class PriorConfig:
     injection: InjectionConfig = field(default_factory=InjectionConfig)
 
     max_prompt_tokens: int = 512  # longer states lose their oldest text
+    shuffle_labels: bool = True  # false: an option keeps its label, which small models learn faster
     max_concurrent: int = 64  # questions in one engine step; higher takes more memory
     kv_cache_mb: int = 256  # memory of the engine's prefix cache
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: float32 on CPUs

@@ -14,12 +14,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
 
 from actors.prior.backend import BASE_VERSION, Health, PublishReport, ScoreBatch, ScoreRequest
 from actors.prior.config import PriorConfig
 from learner.language.adapter import AdapterCheck
-from learner.language.scoring import label_log_probs
+from learner.language.scoring import label_log_probs, load_causal_lm
 
 
 class TransformersBackend:
@@ -29,10 +28,7 @@ class TransformersBackend:
         dtype = config.dtype
         if dtype == "auto":
             dtype = "float32" if device == "cpu" else "bfloat16"
-        base = AutoModelForCausalLM.from_pretrained(model_folder, dtype=getattr(torch, dtype))
-        self._model: torch.nn.Module = base.to(device).eval()
-        eos = base.config.eos_token_id
-        self._pad_id = int(eos[0] if isinstance(eos, list) else eos or 0)
+        self._model, self._pad_id = load_causal_lm(model_folder, dtype, device)
         self._tolerance = config.largest_gap(dtype)
         self._batch = config.max_concurrent
         self._version = BASE_VERSION

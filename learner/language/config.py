@@ -26,6 +26,7 @@ class LanguageConfig:
     publish_every: int = 16  # optimiser steps between two published adapters
     n_check_prompts: int = 4  # prompts by which an engine checks a new adapter
     max_prompt_tokens: int = 512  # as prior.max_prompt_tokens
+    shuffle_labels: bool = True  # as prior.shuffle_labels
 
     def __post_init__(self) -> None:
         counts = (

@@ -60,8 +60,11 @@ def question_text(state: str, labelled: Sequence[tuple[str, str]]) -> str:
 class PromptBuilder:
     """Builds prompts for one model; used by env actors and by the language learner."""
 
-    def __init__(self, model_folder: Path, *, max_tokens: int, seed: int) -> None:
-        """`seed` decides which option gets which label in each state.
+    def __init__(
+        self, model_folder: Path, *, max_tokens: int, seed: int, shuffle: bool = True
+    ) -> None:
+        """`seed` decides which option gets which label in each state; without `shuffle` the first
+        option always gets the first label.
 
         Raises ValueError when the folder has no tokenizer that this can use.
         """
@@ -77,6 +80,7 @@ class PromptBuilder:
         self._chat = ChatTemplate.load(model_folder, INSTRUCTIONS)
         self._max_tokens = max_tokens
         self._seed = seed
+        self._shuffle = shuffle
         added = self._tokenizer.get_added_tokens_decoder().values()
         special = [re.escape(token.content) for token in added if token.special]
         self._special = re.compile("|".join(special)) if special else None
@@ -94,7 +98,9 @@ class PromptBuilder:
         if not actions:
             raise ValueError(f"a question needs at least one option, got {options!r}")
         labels = self._first_labels(len(actions))
-        dealt = self._generator(state, options, variant).permutation(len(actions))
+        dealt = np.arange(len(actions))
+        if self._shuffle:
+            dealt = self._generator(state, options, variant).permutation(len(actions))
         label_ids = tuple(labels[position][1] for position in dealt)
         by_label = np.argsort(dealt)
         listed = [

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
+import transformers
 from torch import Tensor, nn
+
+
+def load_causal_lm(folder: Path, dtype: str, device: str) -> tuple[nn.Module, int]:
+    """A causal language model in evaluation mode, and a token id to pad with."""
+    transformers.utils.logging.disable_progress_bar()
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
+    eos = model.config.eos_token_id
+    return model.to(device).eval(), int(eos[0] if isinstance(eos, list) else eos or 0)
 
 
 def label_log_probs(

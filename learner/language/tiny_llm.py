@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,6 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-CORPUS_VERSION = 1  # raise when the corpus below changes: the folder's name depends on it
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,8 @@ class TinyRecipe:
 
     def fingerprint(self) -> str:
         """Ten hex digits that name the recipe."""
-        parts = [asdict(self), CORPUS_VERSION, CHAT_TEMPLATE, INSTRUCTIONS]
+        lines = list(islice(corpus(self), 50))  # enough to notice any change of the corpus
+        parts = [asdict(self), CHAT_TEMPLATE, INSTRUCTIONS, lines]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:10]
 
 
@@ -75,12 +76,15 @@ def build_tiny_llm(folder: Path, recipe: TinyRecipe) -> None:
     """Writes model (float32 safetensors) and tokenizer into the existing `folder`."""
     # Imported here: env actors ask for the folder's name at start and must stay small.
     import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
+    # Words are cut as Qwen2 cuts them: transformers does so whatever tokenizer.json says.
+    qwen = Qwen2Tokenizer().backend_tokenizer
     bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
+    bpe.normalizer = qwen.normalizer
+    bpe.pre_tokenizer = qwen.pre_tokenizer
+    bpe.decoder = qwen.decoder
     trainer = trainers.BpeTrainer(
         vocab_size=recipe.vocab_size,
         special_tokens=list(SPECIAL_TOKENS),
@@ -88,7 +92,7 @@ def build_tiny_llm(folder: Path, recipe: TinyRecipe) -> None:
         show_progress=False,
     )
     bpe.train_from_iterator(corpus(recipe), trainer)
-    tokenizer = PreTrainedTokenizerFast(
+    tokenizer = Qwen2Tokenizer(
         tokenizer_object=bpe,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
@@ -134,17 +138,17 @@ def corpus(recipe: TinyRecipe) -> Iterator[str]:
 
 
 _OPTIONS = (
-    "wait",
+    "do nothing",
     "walk right",
-    "run right",
     "walk right and jump",
+    "run right",
     "run right and jump",
     "jump",
     "walk left",
-    "run left",
     "walk left and jump",
+    "run left",
     "run left and jump",
-    "duck or enter pipe",
+    "duck",
     "climb up",
     "go north",
     "go south",
@@ -155,28 +159,31 @@ _OPTIONS = (
     "look around",
 )
 _ENEMIES = ("goomba", "koopa", "red koopa", "piranha plant", "hammer brother", "bullet", "bowser")
-_THINGS = ("?block", "brick", "coin", "pipe", "stairs", "lift", "flag", "wall", "mushroom")
 
 
 def mario_line(rng: np.random.Generator) -> str:
-    """One made-up state line in the form the Mario environment uses."""
-    parts = []
-    if rng.random() < 0.4:
-        parts.append(f"pit {rng.integers(0, 13)} ahead width {rng.integers(1, 6)}")
-    for _ in range(rng.integers(0, 4)):
-        way = rng.choice(["moving left", "moving right", "still"])
-        ahead, above = rng.integers(-24, 25) / 2, rng.integers(-10, 11) / 2
-        parts.append(f"{rng.choice(_ENEMIES)} {ahead:+.1f},{above:+.1f} {way}")
-    for _ in range(rng.integers(0, 3)):
-        up, height = rng.integers(1, 6), rng.integers(1, 5)
-        tail = f"{up} up" if rng.random() < 0.6 else f"height {height}"
-        parts.append(f"{rng.choice(_THINGS)} {rng.integers(0, 13)} ahead {tail}")
-    where = rng.choice(["ground", "in air", "in water", "climbing"])
+    """One made-up state line in the form of actors/envs/mario_text.py."""
+    motion = rng.choice(["in the air", "on ground"])
     power = rng.choice(["small", "big", "fire"])
-    speed = f"{rng.integers(-24, 25) / 8:+.1f},{rng.integers(-5, 6):+d}"
-    stage = f"{rng.integers(1, 9)}-{rng.integers(1, 5)}"
-    mario = f"Mario {power} x {rng.integers(0, 3300)} {where} speed {speed}"
-    return f"world {stage} time {rng.integers(0, 401)}; {mario}; {'; '.join(parts) or 'clear'}."
+    height, speed = rng.integers(0, 9), f"{rng.integers(-3, 4):+d},{rng.integers(-5, 6):+d}"
+    parts = [
+        f"world {rng.integers(1, 9)}-{rng.integers(1, 5)} time {20 * rng.integers(0, 21)}",
+        f"Mario {power} tile {rng.integers(0, 215)} {motion} height {height} speed {speed}",
+    ]
+    if rng.random() < 0.3:
+        parts.append(f"pit {rng.integers(0, 13)} ahead width {rng.integers(1, 6)}")
+    if rng.random() < 0.5:
+        kind = rng.choice(["pipe", "wall"])
+        parts.append(f"{kind} {rng.integers(1, 13)} ahead height {rng.integers(1, 6)}")
+    if rng.random() < 0.4:
+        parts.append(f"?block {rng.integers(0, 13)} ahead {rng.integers(-2, 8)} up")
+    if rng.random() < 0.05:
+        parts.append(f"flag pole {rng.integers(0, 13)} ahead")
+    for _ in range(rng.integers(0, 4)):
+        ahead, above = rng.integers(-8, 25) / 2, rng.integers(-10, 11) / 2
+        moving = rng.choice(["", " moving left", " moving right"])
+        parts.append(f"{rng.choice(_ENEMIES)} {ahead:+.1f},{above:+.1f}{moving}")
+    return "; ".join(parts) + "."
 
 
 def _text_game_line(rng: np.random.Generator) -> str:

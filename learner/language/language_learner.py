@@ -1,0 +1,269 @@
+"""Tunes the language model towards what search found, as a LoRA adapter.
+
+Plain Python, one thread. The loss is the cross-entropy between the visit shares of a state and the
+model's distribution over the labels of its options, plus a term that keeps probability on labels.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor
+
+from learner.language.adapter import (
+    Adapter,
+    AdapterCheck,
+    adapter_folder,
+    published_adapters,
+    remove_old_adapters,
+)
+from learner.language.config import LanguageConfig
+from learner.language.language_state import LanguageState, read_state, write_state
+from learner.language.prompt import PromptBuilder, ScoringPrompt
+from learner.language.scoring import label_log_probs, load_causal_lm
+from replay_service.targets import TextBatch
+
+N_VARIANTS = 64  # ways to deal labels in training, so that no label comes to mean an action
+
+
+class TextSource(Protocol):
+    """Where the learner takes its examples from."""
+
+    def next(self) -> TextBatch | None:
+        """Some examples, or None while replay holds no prompts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One supervised state: K labels and the search's shares of them, [K] summing to 1."""
+
+    prompt: ScoringPrompt
+    target: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageReport:
+    """One train call. `adapter` is what was published in it, if anything.
+
+    metrics: means over the updates; the loss, KL to the visit shares (nats), entropy of the
+             model's label distribution, its probability on labels, supervised states per update
+    seconds: sample_wait, compute, publish
+    """
+
+    n_updates: int
+    updates: int  # since the start of the run
+    metrics: dict[str, float]
+    seconds: dict[str, float]
+    adapter: Adapter | None
+
+
+def label_losses(
+    log_probs: Sequence[Tensor], targets: Sequence[Tensor], mass_weight: float
+) -> tuple[Tensor, dict[str, float]]:
+    """Sum over the examples of: cross-entropy over labels - mass_weight * log(label mass).
+
+    log_probs: per example [K], full-vocabulary; targets: per example [K] summing to 1.
+    Also returns the sums of kl, entropy and label_mass.
+    """
+    total = torch.zeros((), device=log_probs[0].device)
+    sums = {"kl": 0.0, "entropy": 0.0, "label_mass": 0.0}
+    for scores, target in zip(log_probs, targets, strict=True):
+        log_mass = scores.logsumexp(0)
+        log_q = scores - log_mass
+        cross_entropy = -(target * log_q).sum()
+        total = total + cross_entropy - mass_weight * log_mass
+        with torch.no_grad():
+            sums["kl"] += float(cross_entropy + torch.special.xlogy(target, target).sum())
+            sums["entropy"] += float(-(log_q.exp() * log_q).sum())
+            sums["label_mass"] += float(log_mass.exp())
+    return total, sums
+
+
+class LanguageLearner:
+    """Owns the trainable model; publishes a new adapter folder every few updates."""
+
+    def __init__(
+        self,
+        config: LanguageConfig,
+        model_folder: Path,
+        adapters_dir: Path,
+        *,
+        seed: int,
+        device: str = "cpu",
+    ) -> None:
+        """New versions continue after those found in `adapters_dir`."""
+        self._config = config
+        self._builder = PromptBuilder(
+            model_folder,
+            max_tokens=config.max_prompt_tokens,
+            seed=seed,
+            shuffle=config.shuffle_labels,
+        )
+        base, self._pad_id = load_causal_lm(model_folder, "float32", device)
+        # The head and the embeddings stay frozen: vLLM takes no adapters of them here.
+        lora = LoraConfig(
+            r=config.lora_rank,
+            lora_alpha=config.lora_alpha,
+            lora_dropout=0.0,  # dropout would make old log-probabilities differ from new ones
+            target_modules="all-linear",
+            task_type="CAUSAL_LM",
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self._model = get_peft_model(base, lora).to(device)
+        # Deterministic gradients need no train mode: there is no dropout to switch on.
+        self._model.eval()
+        self._trained = {n: p for n, p in self._model.named_parameters() if p.requires_grad}
+        self._optimizer = torch.optim.AdamW(
+            self._trained.values(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        self._adapters_dir = adapters_dir
+        published = published_adapters(adapters_dir)
+        self._version = published[-1].version if published else 0
+        self._rng = np.random.default_rng(seed)
+        self._updates = 0
+        self._published_at = 0
+        self._check_prompts: list[ScoringPrompt] = []
+
+    @property
+    def updates(self) -> int:
+        """Optimiser steps since the start of the run."""
+        return self._updates
+
+    @property
+    def version(self) -> int:
+        """Version of the newest published adapter; 0 before the first."""
+        return self._version
+
+    def train(self, n_updates: int, source: TextSource) -> LanguageReport:
+        """Up to `n_updates` optimiser steps; fewer, without error, while there are no examples."""
+        seconds = {"sample_wait": 0.0, "compute": 0.0, "publish": 0.0}
+        sums: dict[str, float] = {}
+        done = 0
+        for _ in range(n_updates):
+            mark = time.perf_counter()
+            batch = source.next()
+            seconds["sample_wait"] += time.perf_counter() - mark
+            if batch is None:
+                break
+            mark = time.perf_counter()
+            for name, value in self.update(batch).items():
+                sums[name] = sums.get(name, 0.0) + value
+            seconds["compute"] += time.perf_counter() - mark
+            done += 1
+        mark = time.perf_counter()
+        adapter = None
+        if self._updates - self._published_at >= self._config.publish_every:
+            adapter = self.publish()
+        seconds["publish"] = time.perf_counter() - mark
+        metrics = {name: value / done for name, value in sums.items()}
+        return LanguageReport(done, self._updates, metrics, seconds, adapter)
+
+    def update(self, batch: TextBatch) -> dict[str, float]:
+        """One optimiser step. Raises RuntimeError when nothing was supervised or the loss or its
+        gradient is not finite: a language model that silently learns nothing looks healthy.
+        """
+        examples = self._examples(batch)
+        if not examples:
+            raise RuntimeError(
+                f"none of {len(batch.prompt)} sampled states has a prompt, options and visit "
+                "shares on them: the language model would train on nothing"
+            )
+        self._optimizer.zero_grad(set_to_none=True)
+        sums: dict[str, float] = {"loss": 0.0}
+        size = self._config.micro_batch_size
+        for start in range(0, len(examples), size):
+            part = examples[start : start + size]
+            loss, more = label_losses(
+                self._log_probs([e.prompt for e in part]),
+                [e.target for e in part],
+                self._config.mass_weight,
+            )
+            # Divided by what is really there, not by the configured batch size.
+            (loss / len(examples)).backward()
+            for name, value in {"loss": float(loss.detach()), **more}.items():
+                sums[name] = sums.get(name, 0.0) + value
+        norm = torch.nn.utils.clip_grad_norm_(self._trained.values(), self._config.grad_clip)
+        if not np.isfinite(sums["loss"]) or not torch.isfinite(norm):
+            raise RuntimeError(
+                f"language loss {sums['loss']}, gradient norm {float(norm)} after {self._updates} "
+                "updates; lower language.learning_rate"
+            )
+        self._optimizer.step()
+        self._updates += 1
+        self._check_prompts = [e.prompt for e in examples[: self._config.n_check_prompts]]
+        metrics = {f"language_{name}": value / len(examples) for name, value in sums.items()}
+        metrics["language_grad_norm"] = float(norm)
+        metrics["language_supervised"] = float(len(examples))
+        return metrics
+
+    def publish(self) -> Adapter:
+        """Writes the adapter under the next version, with the answers an engine must reproduce."""
+        if not self._check_prompts:
+            raise RuntimeError("nothing to publish: the language learner has not trained yet")
+        version = self._version + 1
+        folder = adapter_folder(self._adapters_dir, version)
+        self._adapters_dir.mkdir(parents=True, exist_ok=True)
+        with torch.no_grad():
+            rows = [row.cpu().numpy() for row in self._log_probs(self._check_prompts)]
+        check = AdapterCheck(
+            tuple(p.token_ids for p in self._check_prompts),
+            tuple(p.label_ids for p in self._check_prompts),
+            tuple(rows),
+        )
+        with tempfile.TemporaryDirectory(dir=self._adapters_dir, prefix=".new-") as work:
+            written = Path(work) / "adapter"
+            self._model.save_pretrained(written)
+            check.write(written)
+            written.rename(folder)
+        remove_old_adapters(self._adapters_dir)
+        assert version > self._version, (version, self._version)
+        self._version = version
+        self._published_at = self._updates
+        return Adapter(version, str(folder))
+
+    def save(self, folder: Path) -> None:
+        """Adapter, optimizer, counters and random state; safetensors and JSON."""
+        state = LanguageState(
+            self._version, self._updates, self._published_at, self._rng.bit_generator.state
+        )
+        write_state(folder, state, self._trained, self._optimizer)
+
+    def load(self, folder: Path) -> None:
+        """Restores what `save` wrote. Versions still never go back. Raises ValueError."""
+        state = read_state(folder, self._trained, self._optimizer)
+        # Versions published after the checkpoint may be serving: go on after those.
+        self._version = max(self._version, state.version)
+        self._updates = state.updates
+        self._published_at = state.published_at
+        self._rng.bit_generator.state = state.rng
+
+    def _log_probs(self, prompts: Sequence[ScoringPrompt]) -> list[Tensor]:
+        tokens, labels = [p.token_ids for p in prompts], [p.label_ids for p in prompts]
+        return label_log_probs(self._model, tokens, labels, self._pad_id)
+
+    def _examples(self, batch: TextBatch) -> list[Example]:
+        """The states of `batch` that can be learnt from; at most the configured batch size."""
+        device = next(iter(self._trained.values())).device
+        examples = []
+        policies = torch.as_tensor(batch.policy, dtype=torch.float32)
+        rows = zip(batch.prompt, batch.options, policies, strict=True)
+        for prompt, options, policy in rows:
+            # One option teaches nothing; an option text "" was not legal.
+            if not prompt or sum(1 for text in options if text.strip()) < 2:
+                continue
+            variant = int(self._rng.integers(N_VARIANTS))
+            scoring = self._builder.build(prompt, options, variant=variant)
+            shares = policy[list(scoring.actions)]
+            if not torch.isfinite(shares).all() or shares.sum() <= 0:
+                continue
+            examples.append(Example(scoring, (shares / shares.sum()).to(device)))
+        return examples[: self._config.batch_size]
