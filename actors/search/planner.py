@@ -7,6 +7,7 @@ context across searches, so consecutive calls for an environment must follow its
 from __future__ import annotations
 
 from time import perf_counter
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -29,6 +30,15 @@ from actors.search.tree import Puct, expand_and_backup, plant, root_visits, sele
 from actors.search.workspace import Workspace
 from cache.pool import PoolStats
 from learner.world_model import WorldModel
+
+
+class Spent(NamedTuple):
+    """Counters that only grow; a search's own share is a difference."""
+
+    seconds_model: float
+    hits: int
+    misses: int
+    evictions: int
 
 
 class Planner:
@@ -96,15 +106,15 @@ class Planner:
         failed = work.tree.failed
         if failed.any():
             self._cache.clear("env", envs[failed])  # rebuilt from raw tokens on next use
-        used = [now - then for now, then in zip(self._counters(), before, strict=True)]
+        spent = Spent(*(now - then for now, then in zip(self._counters(), before, strict=True)))
         stats = SearchStats(
             simulations=len(envs) * self.config.n_simulations,
-            seconds_model=used[0],
+            seconds_model=spent.seconds_model,
             seconds_tree=seconds_tree,
             seconds_total=perf_counter() - start,
-            cache_hits=int(used[1]),
-            cache_misses=int(used[2]),
-            cache_evictions=int(used[3]),
+            cache_hits=spent.hits,
+            cache_misses=spent.misses,
+            cache_evictions=spent.evictions,
             n_rebuilt=root.n_rebuilt,
             n_failed=int(failed.sum()),
         )
@@ -151,9 +161,9 @@ class Planner:
             )
         return envs, actions, legal
 
-    def _counters(self) -> tuple[float, int, int, int]:
+    def _counters(self) -> Spent:
         pools = (self._cache.init, self._cache.recurrent)
-        return (
+        return Spent(
             self._contexts.seconds_model,
             sum(pool.hits for pool in pools),
             sum(pool.misses for pool in pools),

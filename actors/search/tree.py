@@ -15,6 +15,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+Ints = NDArray[np.int64]
+
 ROOT = 0
 UNVISITED = -1
 ILLEGAL = -2
@@ -123,7 +125,7 @@ def plant(
 
 
 @njit(nogil=True, cache=True)
-def _scaled(q, low, high, delta_max):  # type: ignore[no-untyped-def]
+def _scaled(q: float, low: float, high: float, delta_max: float) -> float:
     """Min-max normalisation as LightZero does it: raw while only one value was seen."""
     if high > low:
         q = (q - low) / max(high - low, delta_max)
@@ -131,7 +133,7 @@ def _scaled(q, low, high, delta_max):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _mean_q(tree, b, node, parent_q):  # type: ignore[no-untyped-def]
+def _mean_q(tree: Tree, b: int, node: int, parent_q: float) -> float:
     """Mean Q of visited children, with the parent's mean as one more sample below the root."""
     total, n_visited = 0.0, 0
     for a in range(tree.child.shape[2]):
@@ -144,7 +146,7 @@ def _mean_q(tree, b, node, parent_q):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _best_action(tree, b, node, mean_q, puct):  # type: ignore[no-untyped-def]
+def _best_action(tree: Tree, b: int, node: int, mean_q: float, puct: Puct) -> int:
     """Child with the highest PUCT score; exact ties go to the higher prior, then scan order."""
     n_actions = tree.child.shape[2]
     n_children_visits = tree.visits[b, node] - 1
@@ -168,7 +170,9 @@ def _best_action(tree, b, node, mean_q, puct):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def select(tree, simulation, puct, root_step, first_page, leaves):  # type: ignore[no-untyped-def]
+def select(
+    tree: Tree, simulation: int, puct: Puct, root_step: Ints, first_page: Ints, leaves: Leaves
+) -> None:
     """Walk every tree to an unvisited edge, make node `simulation + 1` there, fill `leaves`.
 
     root_step [B] int64: step of the root; first_page [B] int64: page of node 1.
@@ -198,7 +202,7 @@ def select(tree, simulation, puct, root_step, first_page, leaves):  # type: igno
 
 
 @njit(nogil=True, cache=True)
-def _expand(tree, b, node, outputs):  # type: ignore[no-untyped-def]
+def _expand(tree: Tree, b: int, node: int, outputs: NDArray[np.floating]) -> bool:
     """Softmax of row b's logits (outputs[b, 2:]) into the priors of `node`; False if not finite."""
     n_actions = tree.child.shape[2]
     if not (math.isfinite(outputs[b, 0]) and math.isfinite(outputs[b, 1])):
@@ -220,13 +224,15 @@ def _expand(tree, b, node, outputs):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _widen(tree, b, q):  # type: ignore[no-untyped-def]
+def _widen(tree: Tree, b: int, q: float) -> None:
     tree.bounds[b, 0] = min(tree.bounds[b, 0], q)
     tree.bounds[b, 1] = max(tree.bounds[b, 1], q)
 
 
 @njit(nogil=True, cache=True)
-def expand_and_backup(tree, simulation, puct, outputs, root_in_bounds):  # type: ignore[no-untyped-def]
+def expand_and_backup(
+    tree: Tree, simulation: int, puct: Puct, outputs: NDArray[np.floating], root_in_bounds: bool
+) -> None:
     """Expand node `simulation + 1` of every tree and carry its value to the root.
 
     outputs [B, 2 + A]: reward into the node, its value, its policy logits. A row with a number

@@ -28,18 +28,20 @@ class Episodes:
         self.obs[env].append(obs)
 
     @torch.no_grad()
-    def node(self, env, path):
-        """Reward, value and policy logits after imagining `path` from the newest observation."""
-        model = self.model
+    def nodes(self, env, paths):
+        """Rewards, values, policy logits after imagining each path from the newest observation."""
+        model, n = self.model, len(paths)
         latents = model.encode(torch.from_numpy(np.stack(self.obs[env])))[None]
-        t = len(self.obs[env]) - 1
-        actions = torch.tensor([[*self.actions[env], *path, 0]])  # one more, to get the last obs
-        output = model.imagine(latents, actions)
-        value = model.support.decode(output.value_logits[0, t + len(path)])
-        reward = 0.0
-        if path:
-            reward = float(model.support.decode(output.reward_logits[0, t + len(path) - 1]))
-        return reward, float(value), output.policy_logits[0, t + len(path)].double().numpy()
+        t, longest = len(self.obs[env]) - 1, max(map(len, paths))
+        # Padding comes after what is read; one more action makes the last observation appear.
+        actions = [[*self.actions[env], *p, *[0] * (longest - len(p) + 1)] for p in paths]
+        output = model.imagine(latents.expand(n, -1, -1), torch.tensor(actions))
+        rows, end = torch.arange(n), t + torch.tensor([len(p) for p in paths])
+        return (
+            model.support.decode(output.reward_logits[rows, end - 1]).numpy(),
+            model.support.decode(output.value_logits[rows, end]).numpy(),
+            output.policy_logits[rows, end].double().softmax(-1).numpy(),
+        )
 
     @torch.no_grad()
     def root(self, env):
@@ -62,20 +64,17 @@ def check_nodes(planner, episodes, envs, tolerance):
     """Every node of the latest trees; a leaf's value sum is the model's value itself."""
     tree = planner._workspaces[len(envs)].tree
     for row, env in enumerate(envs):
-        for node in range(1, N_SIMULATIONS + 1):
-            path, at = [], node
-            while at:
-                path.insert(0, int(tree.action[row, at]))
-                at = tree.parent[row, at]
-            reward, value, logits = episodes.node(env, path)
-            prior = np.exp(logits - logits.max())
-            np.testing.assert_allclose(
-                tree.prior[row, node], prior / prior.sum(), atol=tolerance, rtol=0
-            )
-            np.testing.assert_allclose(tree.reward[row, node], reward, atol=tolerance, rtol=0)
-            if tree.visits[row, node] == 1:
-                mean = tree.value_sum[row, node]
-                np.testing.assert_allclose(mean, value, atol=tolerance, rtol=0)
+        paths = [[] for _ in range(N_SIMULATIONS)]
+        for node, path in enumerate(paths, start=1):
+            while node:
+                path.insert(0, int(tree.action[row, node]))
+                node = tree.parent[row, node]
+        reward, value, policy = episodes.nodes(env, paths)
+        limits = dict(atol=tolerance, rtol=0)
+        np.testing.assert_allclose(tree.prior[row, 1:], policy, **limits)
+        np.testing.assert_allclose(tree.reward[row, 1:], reward, **limits)
+        leaf = tree.visits[row, 1:] == 1
+        np.testing.assert_allclose(tree.value_sum[row, 1:][leaf], value[leaf], **limits)
 
 
 def play(planner, model, rng, n_calls, scramble, draw_obs, tolerance):
@@ -103,7 +102,7 @@ def play(planner, model, rng, n_calls, scramble, draw_obs, tolerance):
         legal[:, rng.integers(N_ACTIONS)] = True
         planner.search(envs, obs, actions, legal, add_noise=bool(rng.integers(2)))
         check_roots(planner, episodes, envs, roots[-1], tolerance)
-        if call >= n_calls - 2:
+        if call >= n_calls - 3:
             check_nodes(planner, episodes, envs, tolerance)
     return planner.cache_stats()
 
@@ -173,3 +172,31 @@ def test_evicted_contexts_are_rebuilt_and_counted(make_model, scramble, draw_obs
         check_nodes(planner, episodes, envs, 1e-9)
     assert n_rebuilt == [0, 0] + [2] * 10
     assert planner.cache_stats()["init"].evictions == 2 * 11
+
+
+def test_a_search_that_died_half_way_leaves_no_wrong_pages(make_model, draw_obs, monkeypatch):
+    """Its real step counts as taken; the half-grown tree is not read by the next search."""
+    model = make_model(dtype=torch.float64)
+    # Even noise: all root actions are tried, in another order in every search.
+    config = SearchConfig(n_simulations=N_SIMULATIONS, dirichlet_alpha=10.0, dirichlet_fraction=1.0)
+    planner = Planner(model, config, n_envs=N_ENVS, discount=0.97, seed=1)
+    rng, episodes, envs = np.random.default_rng(3), Episodes(model), np.arange(N_ENVS)
+    real, calls = model.action_token, []
+
+    def dies(*arguments):
+        calls.append(1)
+        if len(calls) == 2 * N_SIMULATIONS - 2:
+            raise RuntimeError("out of memory")
+        return real(*arguments)
+
+    monkeypatch.setattr(model, "action_token", dies)
+    for action in (-1, 0, 1, 2, 0):
+        obs = draw_obs(rng, model.spec, N_ENVS)
+        for env in envs:
+            episodes.append(env, obs[env], action)
+        try:
+            planner.search(envs, obs, np.full(N_ENVS, action), add_noise=True)
+        except RuntimeError:
+            assert action == 0
+            continue
+        check_nodes(planner, episodes, envs, 1e-9)

@@ -152,6 +152,18 @@ def test_nan_fails_its_row_only(model, obs, monkeypatch, when):
     assert again.stats.n_failed == 0 and again.stats.n_rebuilt == 1
 
 
+def test_a_slot_without_a_token_holds_zeros(model, draw_obs):
+    """A masked NaN would still reach a weighted sum, so nothing but zeros may stand there."""
+    planner, rng = make_planner(model), np.random.default_rng(0)
+    for envs, actions in (([0], [-1]), ([0, 1], [2, -1])):
+        planner._cache.clear("recurrent")  # else the action token is read from the tree
+        planner.search(np.array(envs), draw_obs(rng, model.spec, len(envs)), np.array(actions))
+    cache = planner._cache
+    page = cache.lookup(np.array([0, 1]), np.array([0, 0]), np.array([-1, -1]))
+    assert cache.pages.valid[page].tolist() == [[False, True], [False, True]]
+    assert not cache.pages.kv[page][:, :, :, 0].any() and cache.pages.kv[page][:, :, :, 1].any()
+
+
 def test_errors_name_the_row(model, obs):
     planner = make_planner(model)
     legal = np.ones((N_ENVS, 3), np.bool_)
