@@ -12,6 +12,7 @@ import torch
 from learner.language.adapter import AdapterCheck, published_adapters
 from learner.language.config import LanguageConfig
 from learner.language.language_learner import LanguageLearner, label_losses
+from learner.language.language_learner_actor import LanguageLearnerActor, RayTextSource
 from replay_service.targets import TextBatch
 
 OPTIONS = ("wait", "walk right", "run right", "jump")
@@ -171,3 +172,33 @@ def test_another_ranks_checkpoint_is_refused(tiny_llm: Path, tmp_path: Path) -> 
 def test_bad_settings(changes: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LanguageConfig(**changes)
+
+
+def test_the_process_shell_runs_without_ray(tiny_llm: Path, tmp_path: Path) -> None:
+    config = LanguageConfig(batch_size=4, micro_batch_size=4, publish_every=2)
+    actor = LanguageLearnerActor(
+        config, str(tiny_llm), seed=0, source=ToySource(), adapters_dir=tmp_path / "adapters"
+    )
+    report = actor.train(2)
+    assert report.n_updates == 2 and report.adapter is not None and actor.ping() > 0
+    actor.save(str(tmp_path / "checkpoint"))
+    actor.load(str(tmp_path / "checkpoint"))
+    assert actor.train(1).updates == 3
+
+
+def test_examples_come_from_replay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The source asks replay once a batch, with a time limit."""
+    asked: list[int] = []
+
+    class Remote:
+        def remote(self, batch_size: int) -> str:
+            asked.append(batch_size)
+            return "ref"
+
+    class Replay:
+        sample_text = Remote()
+
+    batch = ToySource().next()
+    monkeypatch.setattr("ray.get", lambda ref, timeout: batch)
+    assert RayTextSource(Replay(), 16).next() is batch
+    assert asked == [16]

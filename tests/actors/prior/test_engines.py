@@ -1,0 +1,283 @@
+"""Real engines: vLLM inside a Ray actor and transformers in this process give the same answers.
+
+vLLM is started once for the module; the last test kills it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import ray
+import torch
+
+from actors.prior.backend import LocalPriorTransport, ScoreRequest
+from actors.prior.client import PriorClient
+from actors.prior.config import PriorConfig
+from actors.prior.local_engine import LocalPriorEngine
+from actors.prior.prior_engine_actor import (
+    ENGINE_ENV,
+    MAX_CONCURRENT_CALLS,
+    EngineReady,
+    PriorEngineActor,
+    RayPriorTransport,
+    engine_env,
+)
+from actors.prior.transformers_backend import TransformersBackend
+from learner.language.adapter import Adapter, AdapterCheck
+from learner.language.config import LanguageConfig
+from learner.language.language_learner import LanguageLearner
+from learner.language.prompt import PromptBuilder
+from learner.language.tiny_llm import mario_line
+from replay_service.targets import TextBatch
+
+OPTIONS = tuple(f"option {i}" for i in range(62))
+RANK = 8
+
+
+@dataclass(frozen=True)
+class Serving:
+    """A running engine actor and what it serves."""
+
+    actor: ray.actor.ActorHandle
+    ready: EngineReady
+    config: PriorConfig
+
+    def client(self, seed: int = 0) -> PriorClient:
+        return PriorClient(self.config, RayPriorTransport(self.actor), seed=seed)
+
+
+@pytest.fixture(scope="module")
+def serving(tiny_llm: Path) -> Iterator[Serving]:
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    owns = not ray.is_initialized()
+    if owns:
+        ray.init(
+            num_cpus=2,
+            include_dashboard=False,
+            log_to_driver=False,
+            object_store_memory=100 * 1024 * 1024,
+        )
+    config = PriorConfig(model=str(tiny_llm), deadline_s=60.0, kv_cache_mb=64)
+    environment = {**ENGINE_ENV, "PYTHONPATH": str(Path(__file__).parents[3])}
+    actor = (
+        ray.remote(PriorEngineActor)
+        .options(
+            num_cpus=1,
+            max_concurrency=MAX_CONCURRENT_CALLS,
+            runtime_env={"env_vars": environment},
+        )
+        .remote(config, max_lora_rank=RANK)
+    )
+    try:
+        yield Serving(actor, ray.get(actor.start.remote(), timeout=300), config)
+    finally:
+        ray.kill(actor)
+        if owns:
+            ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def adapters(tiny_llm: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Adapter]:
+    """Two versions of an adapter that moves scores a lot."""
+    torch.set_num_threads(1)
+    config = LanguageConfig(
+        batch_size=4, micro_batch_size=4, learning_rate=3e-2, publish_every=2, lora_rank=RANK
+    )
+    out = tmp_path_factory.mktemp("adapters")
+    learner = LanguageLearner(config, tiny_llm, out, seed=0)
+
+    class Source:
+        def next(self) -> TextBatch:
+            policy = torch.tensor([[0.9, 0.1, 0.0]]).repeat(4, 1)
+            return TextBatch(tuple("abcd"), (("jump", "wait", "run right"),) * 4, policy)
+
+    published = [learner.train(2, Source()).adapter for _ in range(2)]
+    return [adapter for adapter in published if adapter is not None]
+
+
+def make_requests(folder: Path, n_states: int, seed: int) -> list[ScoreRequest]:
+    rng = np.random.default_rng(seed)
+    builder = PromptBuilder(folder, max_tokens=512, seed=seed)
+    requests = []
+    for _ in range(n_states):
+        options = OPTIONS[: rng.choice([2, 3, 7, 12, 40])]
+        prompt = builder.build(mario_line(rng), options)
+        requests.append(ScoreRequest(prompt.token_ids, prompt.label_ids))
+    return requests
+
+
+def assert_equal_scores(ours, theirs, tolerance: float = 1e-4) -> None:
+    for mine, other in zip(ours.log_probs, theirs.log_probs, strict=True):
+        np.testing.assert_allclose(mine, other, atol=tolerance)
+
+
+def test_oracle_batches_exactly(tiny_llm: Path) -> None:
+    backend = TransformersBackend(PriorConfig(), tiny_llm)
+    requests = make_requests(tiny_llm, 12, seed=1)
+    together = backend.score(requests)
+    for request, row in zip(requests, together.log_probs, strict=True):
+        np.testing.assert_allclose(backend.score([request]).log_probs[0], row, atol=1e-5)
+
+
+def test_oracle_against_a_plain_forward(tiny_llm: Path) -> None:
+    backend = TransformersBackend(PriorConfig(), tiny_llm)
+    (request,) = make_requests(tiny_llm, 1, seed=2)
+    with torch.no_grad():
+        logits = backend._model(torch.tensor([request.token_ids])).logits[0, -1]
+    expected = logits.log_softmax(-1)[list(request.label_ids)].numpy()
+    np.testing.assert_allclose(backend.score([request]).log_probs[0], expected, atol=1e-6)
+
+
+def test_local_engine_is_deterministic_and_takes_adapters(
+    tiny_llm: Path, adapters: list[Adapter]
+) -> None:
+    config = PriorConfig(model=str(tiny_llm), backend="transformers")
+    folder = Path(adapters[0].path).parent
+    engines = [LocalPriorEngine(config, adapters_dir=folder) for _ in range(2)]
+    assert [engine.health().version for engine in engines] == [2, 2]
+    priors = [
+        PriorClient(config, LocalPriorTransport(engine), seed=0)
+        .ask(["a", "b"], [OPTIONS[:7]] * 2)
+        .collect()
+        for engine in engines
+    ]
+    np.testing.assert_array_equal(priors[0].probabilities, priors[1].probabilities)
+    assert priors[0].available.all()
+    # Going back to an old version is refused, and so is a folder that is gone.
+    assert not engines[0].publish(1, adapters[0].path).accepted
+    assert "no usable check.json" in engines[0].publish(3, "/nowhere").reason
+
+
+def test_oracle_refuses_a_wrong_adapter_and_goes_on(
+    tiny_llm: Path, adapters: list[Adapter], tmp_path: Path
+) -> None:
+    backend = TransformersBackend(PriorConfig(), tiny_llm)
+    requests = make_requests(tiny_llm, 3, seed=3)
+    before = backend.score(requests)
+    report = backend.publish(1, str(tampered(adapters[0], tmp_path)))
+    assert not report.accepted and report.max_gap > 0.1
+    assert_equal_scores(backend.score(requests), before, 1e-6)
+    assert backend.publish(1, adapters[0].path).accepted
+    assert backend.publish(2, adapters[1].path).accepted
+    health = backend.health()
+    assert (health.version, health.n_published, health.n_refused) == (2, 2, 1)
+
+
+def tampered(adapter: Adapter, folder: Path) -> Path:
+    """A copy whose check says something else than its weights."""
+    copy = folder / Path(adapter.path).name
+    shutil.copytree(adapter.path, copy)
+    content = json.loads((copy / "check.json").read_text())
+    content["log_probs"] = [[value - 0.5 for value in row] for row in content["log_probs"]]
+    (copy / "check.json").write_text(json.dumps(content))
+    return copy
+
+
+def test_gpu_engines_keep_their_own_process() -> None:
+    assert engine_env("cpu") == ENGINE_ENV
+    assert engine_env("cuda")["VLLM_ENABLE_V1_MULTIPROCESSING"] == "1"
+
+
+# Below this line: one vLLM engine, in this order.
+
+
+def test_vllm_equals_the_oracle(serving: Serving, tiny_llm: Path) -> None:
+    requests = make_requests(tiny_llm, 60, seed=4)
+    oracle = TransformersBackend(PriorConfig(), tiny_llm).score(requests)
+    served = ray.get(serving.actor.score.remote(requests))
+    assert served.version == 0 and serving.ready.version == 0
+    assert_equal_scores(served, oracle)
+    assert np.ptp(np.concatenate(oracle.log_probs)) > 1.0  # the comparison could have failed
+    # The same again, now from cached prefixes.
+    assert_equal_scores(ray.get(serving.actor.score.remote(requests)), oracle)
+
+
+def test_vllm_serves_many_clients_at_once(serving: Serving, tiny_llm: Path) -> None:
+    clients = [serving.client(seed) for seed in range(8)]
+    states = [[f"client {i} state {j}" for j in range(4)] for i in range(8)]
+    asked = [
+        client.ask(mine, [OPTIONS[:7]] * 4) for client, mine in zip(clients, states, strict=True)
+    ]
+    oracle = TransformersBackend(PriorConfig(), tiny_llm)
+    for seed, (pending, mine) in enumerate(zip(asked, states, strict=True)):
+        prior = pending.collect()
+        assert prior.available.all() and pending.version == 0
+        builder = PromptBuilder(tiny_llm, max_tokens=512, seed=seed)
+        prompt = builder.build(mine[0], OPTIONS[:7])
+        (row,) = oracle.score([ScoreRequest(prompt.token_ids, prompt.label_ids)]).log_probs
+        expected = 0.95 * torch.tensor(row).softmax(0).numpy() + 0.05 / 7
+        np.testing.assert_allclose(prior.probabilities[0], expected, atol=1e-4)
+
+
+def test_vllm_follows_the_trainer(
+    serving: Serving, tiny_llm: Path, adapters: list[Adapter], tmp_path: Path
+) -> None:
+    client = serving.client()
+    before = client.ask(["a pit 3 ahead"], [OPTIONS[:7]]).collect()
+    requests = make_requests(tiny_llm, 10, seed=5)
+    base = ray.get(serving.actor.score.remote(requests))
+    oracle = TransformersBackend(PriorConfig(), tiny_llm)
+    for adapter in adapters:
+        report = ray.get(serving.actor.publish.remote(adapter.version, adapter.path))
+        assert report.accepted and report.max_gap < 1e-3, report
+        assert oracle.publish(adapter.version, adapter.path).accepted
+        served = ray.get(serving.actor.score.remote(requests))
+        assert served.version == adapter.version
+        assert_equal_scores(served, oracle.score(requests), 5e-4)
+        assert np.abs(served.log_probs[0] - base.log_probs[0]).max() > 0.1
+    # The client learns of the version from any answer, and asks anew what it knew.
+    client.ask(["another state"], [OPTIONS[:7]]).collect()
+    after = client.ask(["a pit 3 ahead"], [OPTIONS[:7]]).collect()
+    assert client.version == 2
+    assert np.abs(after.probabilities - before.probabilities).max() > 1e-3
+
+
+def test_vllm_refuses_a_wrong_adapter_and_goes_on(
+    serving: Serving, tiny_llm: Path, adapters: list[Adapter], tmp_path: Path
+) -> None:
+    requests = make_requests(tiny_llm, 3, seed=6)
+    before = ray.get(serving.actor.score.remote(requests))
+    wrong = ray.get(serving.actor.publish.remote(7, str(tampered(adapters[1], tmp_path))))
+    assert not wrong.accepted and wrong.max_gap == pytest.approx(0.5, abs=0.01)
+    gone = ray.get(serving.actor.publish.remote(8, "/nowhere"))
+    assert not gone.accepted and "no usable check.json" in gone.reason
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    AdapterCheck((requests[0].token_ids,), (requests[0].label_ids,), before.log_probs[:1]).write(
+        empty
+    )
+    assert not ray.get(serving.actor.publish.remote(9, str(empty))).accepted
+    assert_equal_scores(ray.get(serving.actor.score.remote(requests)), before, 1e-5)
+    health = ray.get(serving.actor.health.remote())
+    assert (health.version, health.n_published, health.n_refused) == (2, 2, 3)
+
+
+def test_a_prompt_that_is_too_long_harms_nobody_else(serving: Serving, tiny_llm: Path) -> None:
+    long = ScoreRequest((5,) * 600, (6, 7))
+    with pytest.raises(ray.exceptions.RayTaskError):
+        ray.get(serving.actor.score.remote([long]))
+    assert serving.client().ask(["a state"], [OPTIONS[:3]]).collect().available.all()
+
+
+def test_a_killed_engine_is_a_counted_fallback(serving: Serving) -> None:
+    client = serving.client()
+    assert client.ask(["before"], [OPTIONS[:7]]).collect().available.all()
+    engine = psutil.Process(serving.ready.pid)
+    for child in engine.children(recursive=True):
+        child.send_signal(signal.SIGKILL)
+    for i in range(2):
+        assert not client.ask([f"after {i}"], [OPTIONS[:7]]).collect().available.any()
+    assert client.stats()["prior_fallback_dead_total"] == 2.0
+    # What is known stays known, and the actor has left rather than serve from a dead engine.
+    assert client.ask(["before"], [OPTIONS[:7]]).collect().available.all()
+    with pytest.raises(ray.exceptions.RayActorError):
+        ray.get(serving.actor.ping.remote(), timeout=60)
