@@ -6,7 +6,8 @@ import os
 
 import torch
 
-from actors.acting import ActingConfig, ActingLoop, ActorIdentity, CollectReport
+from actors.acting import ActingConfig, ActingLoop, ActorIdentity
+from actors.collect_report import CollectReport
 from actors.player import PlayerConfig, make_player
 from actors.prior.client import PriorTransport
 from learner.weights import WeightSource

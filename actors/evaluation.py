@@ -11,7 +11,7 @@ import imageio.v2 as imageio
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.acting import end_reason
+from actors.collect_report import end_reason
 from actors.player import Player
 from actors.segment_builder import stack_frames
 from learner.weights import NO_VERSION, WeightSource, load_weights
@@ -30,9 +30,7 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         for name in ("every_env_steps", "n_episodes", "final_episodes", "max_steps"):
             if getattr(self, name) < 1:
-                raise ValueError(
-                    f"evaluation.{name} must be at least 1, got {getattr(self, name)}"
-                )
+                raise ValueError(f"evaluation.{name} must be at least 1, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, slots=True)

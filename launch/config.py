@@ -24,8 +24,8 @@ from actors.prior.config import PriorConfig
 from actors.search import SearchConfig
 from launch.control.config import ControlConfig
 from launch.control.rate_limiter import RateLimiterConfig
-from learner.language.config import LanguageConfig
 from learner.config import LearnerConfig
+from learner.language.config import LanguageConfig
 from learner.world_model import WorldModelConfig
 from replay_service import ReplayConfig, TargetConfig
 
@@ -98,7 +98,7 @@ def overlay(config: Config, changes: Mapping[str, object], *, where: str) -> Con
     return _overlay(config, changes, where, prefix="")
 
 
-def _overlay(node, changes: Mapping[str, object], where: str, prefix: str):  # noqa: ANN001, ANN202
+def _overlay(node, changes: Mapping[str, object], where: str, prefix: str):
     fields = {f.name: getattr(node, f.name) for f in dataclasses.fields(node)}
     replaced: dict[str, object] = {}
     for key, value in changes.items():

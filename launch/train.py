@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from launch.config import Config, ConfigError, fail, parse
-from launch.control.controller import Controller, RunFailed
+from launch.control.call_book import RunFailed
+from launch.control.controller import Controller
 from launch.control.fleet import Fleet, placement
-from launch.control.preflight import preflight
+from launch.control.preflight import preflight, say
 from launch.control.reporter import Reporter
-from launch.control.run_directory import RunDirectory, is_finished, open_run
+from launch.control.run_directory import RunDirectory, open_run
 from launch.control.serial_runtime import LocalLinks, SerialRuntime
 from launch.control.shutdown import EXIT_FAILED, EXIT_FINISHED, EXIT_RESUMABLE, StopRequest
 from launch.monitoring.live_table import LiveTable, print_summary
@@ -51,9 +52,8 @@ def train(
 ) -> int:
     """Runs to the end or to a stop; returns the exit code. Leaves no child behind."""
     started = time.monotonic()
-    console.print(f"[train] run directory {run.path}", highlight=False, markup=False)
     source = f"going on from {run.resume_from}" if run.resume_from else "starting from nothing"
-    console.print(f"[train] {source}", highlight=False, markup=False)
+    say(console, f"run directory {run.path}, {source}")
     if config.runtime == "serial":
         runtime, links = SerialRuntime(), LocalLinks()
     else:
@@ -65,12 +65,11 @@ def train(
         links = RayLinks()
     stop.install()
     fleet = Fleet(config, spec, runtime, links, run_dir=run.path, device=device)
-    with MetricsWriter(run.path) as writer, LiveTable(f"WarpZone {run.path}", console) as table:
-        console.print(
-            f"[train] TensorBoard: tensorboard --logdir {writer.tensorboard_dir}",
-            highlight=False,
-            markup=False,
-        )
+    with (
+        MetricsWriter(run.path, resumed_at_step=run.resumed_at_step) as writer,
+        LiveTable(f"WarpZone {run.path}", console) as table,
+    ):
+        say(console, f"TensorBoard: tensorboard --logdir {writer.tensorboard_dir}")
         reporter = Reporter(run.path, writer, table, period_s=config.control.log_period_s)
         controller = Controller(config, runtime, fleet, run, reporter, stop)
         try:
@@ -84,9 +83,7 @@ def train(
     print_summary(reporter.last_metrics, f"WarpZone {run.path}", console)
     _write_summary(run, controller, reporter, time.monotonic() - started)
     if not controller.finished:
-        console.print(
-            f"[train] stopped by {stop.reason}; the same command goes on", highlight=False
-        )
+        say(console, f"stopped by {stop.reason}; the same command goes on")
         return EXIT_RESUMABLE
     return EXIT_FINISHED
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from actors.acting import CollectReport
+from actors.collect_report import CollectReport
 from actors.evaluation import EvaluationReport
 from actors.prior.backend import PublishReport
 from launch.config import Config
+from launch.control.call_book import CallBook, RunFailed
+from launch.control.cut import read_counters, restore_children, save_cut
 from launch.control.fleet import Fleet
 from launch.control.progress import Progress
 from launch.control.rate_limiter import RateLimiter
@@ -28,13 +30,9 @@ from replay_service import AddReport
 COLLECTS_IN_FLIGHT = 2  # per env actor: one running, one queued, so that it never idles
 TRAINS_IN_FLIGHT = 2
 ADDS_IN_FLIGHT_PER_ACTOR = 4
-WAIT_TURN_S = 0.5
 DRAIN_BUDGET_S = 60.0
-START_BUDGET_S = 300.0
-
-
-class RunFailed(RuntimeError):
-    """The run can't go on; the message says which child, why, and what to do."""
+START_BUDGET_S = 300.0  # importing, building and compiling take long on a small machine
+REPLACEABLE = ("env_actor", "evaluator", "monitor", "prior_engine")
 
 
 class Controller:
@@ -64,13 +62,13 @@ class Controller:
             sample_chunk=TRAINS_IN_FLIGHT * self._train_chunk,
             insert_chunk=COLLECTS_IN_FLIGHT * acting.num_actors * acting.collect_steps,
         )
-        self._calls: list[Call] = []
+        self._calls = CallBook(runtime, config.control.call_deadline_s)
         self._issued_env_steps = 0
         self._next_evaluation = 0
         self._next_checkpoint = 0
         self._restarts: dict[str, int] = {}
         self._prior_ready = False
-        self._language_updates = 0
+        self._tuned_at_update = 0
         self._handlers: dict[str, Callable[[Call, object], None]] = {
             "collect": self._on_collect,
             "add": self._on_add,
@@ -91,162 +89,157 @@ class Controller:
         Raises RunFailed when a child that can't be replaced fails.
         """
         self._begin()
-        while not self._finished() and not self._stop.requested:
+        while not self.finished and not self._stop.requested:
             self._issue()
             self._turn()
         if not self._stop.requested:
             self._final_evaluation()
         self._drain()
-        self.checkpoint("stopped" if self._stop.requested else "finished")
+        self._checkpoint("stopped" if self._stop.requested else "finished")
+        self._reporter.replay(self._calls.ask(self._fleet.replay, "stats"))
         self._reporter.report(self.progress, self.limiter)
 
     @property
     def finished(self) -> bool:
-        return self._finished()
-
-    def _begin(self) -> None:
-        state = self._restore() if self._run.resume_from is not None else {}
-        incarnations = {int(k): int(v) for k, v in dict(state.get("incarnations", {})).items()}
-        self._fleet.start(incarnations)
-        if self._run.resume_from is not None:
-            folder = self._run.resume_from
-            self._ask(self._fleet.replay, "load", folder / "replay")
-            self._ask(self._fleet.learner, "load", folder / "learner")
-            if self._fleet.language_learner is not None and (folder / "language").is_dir():
-                self._ask(self._fleet.language_learner, "load", folder / "language")
-        self._ask(self._fleet.learner, "publish")
-        for child in self._fleet.children():
-            self._call(child, "ping", deadline_s=START_BUDGET_S)
-        self._issued_env_steps = self.progress.env_steps
-        self._next_evaluation = self.progress.env_steps + self._config.evaluation.every_env_steps
-        self._next_checkpoint = (
-            self.progress.env_steps + self._config.control.checkpoint_every_env_steps
-        )
-
-    def _restore(self) -> dict[str, object]:
-        from launch.control.checkpoint import verify
-
-        state = verify(self._run.resume_from)
-        self.progress.restore(dict(state["progress"]))
-        self.limiter.restore(dict(state["limiter"]))
-        self._language_updates = int(state["language_updates"])
-        self._reporter.event(
-            "resumed", source=str(self._run.resume_from), env_steps=self.progress.env_steps
-        )
-        return state
-
-    def _finished(self) -> bool:
+        """All env steps are collected and all updates that they allow are done."""
         if self.progress.env_steps < self._config.total_env_steps:
             return False
-        busy = any(call.method in ("collect", "add", "train") for call in self._calls)
-        return not busy and not self.limiter.may_sample(self._train_chunk)
+        moving = self._calls.n_in_flight("collect", "add", "train")
+        return not moving and not self.limiter.may_sample(self._train_chunk)
 
-    # ------------------------------------------------------------------ issuing
-
-    def _issue(self) -> None:
-        self._issue_trains()
-        self._issue_collects()
-        if self.progress.env_steps >= self._next_evaluation and not self._in_flight("evaluate"):
-            self._next_evaluation += self._config.evaluation.every_env_steps
-            n_episodes = self._config.evaluation.n_episodes
-            self._call(self._fleet.evaluator, "evaluate", n_episodes, True)
-        if self.progress.env_steps >= self._next_checkpoint:
-            self._next_checkpoint += self._config.control.checkpoint_every_env_steps
-            self._drain()
-            self.checkpoint("periodic")
-        self._issue_language()
-
-    def _issue_collects(self) -> None:
-        config = self._config
-        overlapping = config.control.overlap or not self._in_flight("train", self._fleet.learner)
-        for index, child in self._fleet.env_actors.items():
-            while (
-                overlapping
-                and self._issued_env_steps < config.total_env_steps
-                and self._in_flight("collect", child) < COLLECTS_IN_FLIGHT
-                and self._in_flight("add") < ADDS_IN_FLIGHT_PER_ACTOR * config.acting.num_actors
-                and self.limiter.may_insert()
-                and (config.control.overlap or not self.limiter.may_sample(self._train_chunk))
-            ):
-                n_steps = min(
-                    config.acting.collect_steps, config.total_env_steps - self._issued_env_steps
-                )
-                self._issued_env_steps += n_steps
-                self._call(
-                    self._fleet.env_actors[index],
-                    "collect",
-                    n_steps,
-                    self.progress.env_steps,
-                    deadline_s=config.control.collect_deadline_s + START_BUDGET_S
-                    if child.pid == 0
-                    else config.control.collect_deadline_s,
-                    with_payload=True,
-                )
-
-    def _issue_trains(self) -> None:
-        alternating = not self._config.control.overlap
-        if alternating and (self._in_flight("collect") or self._in_flight("add")):
-            return
-        while self._in_flight("train", self._fleet.learner) < TRAINS_IN_FLIGHT and self.limiter.may_sample(
-            self._train_chunk
-        ):
-            self.limiter.sample(self._train_chunk)
-            self._call(self._fleet.learner, "train", self._config.control.updates_per_call)
-
-    def _issue_language(self) -> None:
-        learner = self._fleet.language_learner
-        if learner is None or not self._prior_ready or self._in_flight("train", learner):
-            return
-        language = self._config.language
-        updates_since = self.progress.updates - self._language_updates
-        if updates_since >= language.world_model_updates_per_call:
-            self._language_updates = self.progress.updates
-            self._call(learner, "train", language.updates_per_call)
-
-    # ------------------------------------------------------------------ answers
+    def _begin(self) -> None:
+        incarnations: dict[int, int] = {}
+        folder = self._run.resume_from
+        if folder is not None:
+            counters = read_counters(folder)
+            self.progress.restore(counters["progress"])
+            self.limiter.restore(counters["limiter"])
+            incarnations = {int(i): int(n) for i, n in counters["incarnations"].items()}
+            self._tuned_at_update = self.progress.updates
+        self._fleet.start(incarnations)
+        if folder is not None:
+            restore_children(self._calls, self._fleet, folder)
+            self._reporter.event("resumed", source=str(folder), env_steps=self.progress.env_steps)
+        self._calls.ask(self._fleet.learner, "publish")
+        for child in self._fleet.children():
+            self._calls.issue(child, "ping", deadline_s=START_BUDGET_S)
+        env_steps = self._issued_env_steps = self.progress.env_steps
+        self._next_evaluation = env_steps + self._config.evaluation.every_env_steps
+        self._next_checkpoint = env_steps + self._config.control.checkpoint_every_env_steps
 
     def _turn(self) -> None:
-        for call in self._runtime.wait(self._calls, WAIT_TURN_S):
-            if call not in self._calls:  # dropped with its child while this turn was handled
-                continue
-            self._calls.remove(call)
+        for call in self._calls.ready():
             try:
                 answer = self._runtime.value(call)
             except CallFailed as failure:
                 self._on_failure(failure)
                 continue
+            self._reporter.heartbeat(call.child.name, call.method)
             self._handlers[call.method](call, answer)
         if self._reporter.due():
             self._reporter.report(self.progress, self.limiter)
-            if not self._in_flight("sample"):
-                self._call(self._fleet.monitor, "sample", self._reporter.heartbeats())
-            if not self._in_flight("stats"):
-                self._call(self._fleet.replay, "stats")
+            if not self._calls.n_in_flight("sample"):
+                self._calls.issue(self._fleet.monitor, "sample", self._reporter.heartbeats())
+            if not self._calls.n_in_flight("stats"):
+                self._calls.issue(self._fleet.replay, "stats")
+
+    # ------------------------------------------------------------------ issuing
+
+    def _issue(self) -> None:
+        self._issue_trains()
+        for index in self._fleet.env_actors:
+            self._issue_collects(index)
+        self._issue_language()
+        if self.progress.env_steps >= self._next_evaluation and not self._calls.n_in_flight(
+            "evaluate"
+        ):
+            self._next_evaluation += self._config.evaluation.every_env_steps
+            self._evaluate(self._config.evaluation.n_episodes)
+        if self.progress.env_steps >= self._next_checkpoint:
+            self._next_checkpoint += self._config.control.checkpoint_every_env_steps
+            self._drain()
+            self._checkpoint("periodic")
+
+    def _issue_collects(self, index: int) -> None:
+        """Keeps one env actor busy, as far as the limiter and the bound on adds allow."""
+        acting, control = self._config.acting, self._config.control
+        while self._may_collect(index):
+            child = self._fleet.env_actors[index]
+            left = self._config.total_env_steps - self._issued_env_steps
+            n_steps = min(acting.collect_steps, left)
+            self._issued_env_steps += n_steps
+            is_starting = child.pid == 0
+            self._calls.issue(
+                child,
+                "collect",
+                n_steps,
+                self.progress.env_steps,
+                deadline_s=control.collect_deadline_s + is_starting * START_BUDGET_S,
+                with_payload=True,
+            )
+
+    def _may_collect(self, index: int) -> bool:
+        calls = self._calls
+        if self._issued_env_steps >= self._config.total_env_steps:
+            return False
+        if calls.n_in_flight("collect", child=self._fleet.env_actors[index]) >= COLLECTS_IN_FLIGHT:
+            return False
+        if calls.n_in_flight("add") >= ADDS_IN_FLIGHT_PER_ACTOR * len(self._fleet.env_actors):
+            return False
+        if not self._config.control.overlap and (
+            calls.n_in_flight("train", child=self._fleet.learner)
+            or self.limiter.may_sample(self._train_chunk)
+        ):
+            return False
+        return self.limiter.may_insert()
+
+    def _issue_trains(self) -> None:
+        calls, learner = self._calls, self._fleet.learner
+        if not self._config.control.overlap and calls.n_in_flight("collect", "add"):
+            return
+        while calls.n_in_flight(
+            "train", child=learner
+        ) < TRAINS_IN_FLIGHT and self.limiter.may_sample(self._train_chunk):
+            self.limiter.sample(self._train_chunk)
+            calls.issue(learner, "train", self._config.control.updates_per_call)
+
+    def _issue_language(self) -> None:
+        learner, language = self._fleet.language_learner, self._config.language
+        if learner is None or not self._prior_ready:
+            return
+        updates_since = self.progress.updates - self._tuned_at_update
+        if updates_since < language.world_model_updates_per_call:
+            return
+        if not self._calls.n_in_flight("train", child=learner):
+            self._tuned_at_update = self.progress.updates
+            self._calls.issue(learner, "train", language.updates_per_call)
+
+    def _evaluate(self, n_episodes: int) -> None:
+        self._calls.issue(self._fleet.evaluator, "evaluate", n_episodes, True)
+
+    # ------------------------------------------------------------------ answers
 
     def _on_collect(self, call: Call, report: CollectReport) -> None:
-        index = int(call.child.name.rpartition("-")[2])
-        self.progress.collected(index, report)
-        self._reporter.heartbeat(call.child.name, "collect")
+        self.progress.collected(call.child.name, report)
         self._reporter.episodes(report)
-        self._call(self._fleet.replay, "add", call.payload)
+        self._calls.issue(self._fleet.replay, "add", call.payload)
 
     def _on_add(self, call: Call, report: AddReport) -> None:
         self.limiter.insert(report.n_positions)
-        self._reporter.heartbeat(call.child.name, "add")
+        for reason in report.reasons:
+            self._reporter.event("segment_rejected", reason=reason)
 
     def _on_train(self, call: Call, report: TrainReport | LanguageReport) -> None:
-        self._reporter.heartbeat(call.child.name, "train")
         if isinstance(report, TrainReport):
             self.progress.trained(report)
             return
         self._reporter.language(report.metrics)
         if report.adapter is not None:
             adapter = report.adapter
-            self._call(self._fleet.prior_engine, "publish", adapter.version, adapter.path)
+            self._calls.issue(self._fleet.prior_engine, "publish", adapter.version, adapter.path)
 
     def _on_evaluate(self, call: Call, report: EvaluationReport) -> None:
         self.progress.evaluated(report)
-        self._reporter.heartbeat(call.child.name, "evaluate")
         self._reporter.evaluation(report, self.progress.env_steps)
 
     def _on_ping(self, call: Call, pid: int) -> None:
@@ -254,8 +247,7 @@ class Controller:
         if call.child.role == "prior_engine":
             self._prior_ready = True
             self._reporter.event("prior_engine_ready", pid=pid)
-        self._reporter.heartbeat(call.child.name, "ready")
-        self._call(self._fleet.monitor, "watch", call.child.name, pid)
+        self._calls.issue(self._fleet.monitor, "watch", call.child.name, pid)
 
     def _on_adapter_published(self, call: Call, report: PublishReport) -> None:
         self._reporter.event(
@@ -267,7 +259,7 @@ class Controller:
         )
 
     def _on_watched(self, call: Call, answer: None) -> None:
-        self._reporter.heartbeat(call.child.name, "watch")
+        """The monitor knows a process now; nothing follows from it."""
 
     def _on_monitor_sample(self, call: Call, sample: dict[str, float]) -> None:
         self._reporter.resources(sample)
@@ -282,22 +274,21 @@ class Controller:
         self._reporter.event(
             "child_failed", child=child.name, method=failure.call.method, cause=failure.cause[-400:]
         )
-        if child.role not in ("env_actor", "evaluator", "monitor", "prior_engine"):
+        if child.role not in REPLACEABLE:
             raise RunFailed(
                 f"{failure}\nthe run can't go on without its {child.role}; "
                 "the same command goes on from the last checkpoint"
             )
-        self._restarts[child.name] = self._restarts.get(child.name, 0) + 1
-        if self._restarts[child.name] > self._config.control.max_restarts:
+        n_restarts = self._restarts[child.name] = self._restarts.get(child.name, 0) + 1
+        if n_restarts > self._config.control.max_restarts:
             raise RunFailed(
-                f"{child.name} failed {self._restarts[child.name]} times, last: {failure}\n"
+                f"{child.name} failed {n_restarts} times, last: {failure}\n"
                 "raise control.max_restarts if this is expected"
             )
         self._replace(child, failure)
 
     def _replace(self, child: Child, failure: CallFailed) -> None:
-        lost = [c for c in (*self._calls, failure.call) if c.child is child]
-        self._calls = [c for c in self._calls if c.child is not child]
+        lost = [*self._calls.drop(child), failure.call]
         self._issued_env_steps -= sum(int(c.args[0]) for c in lost if c.method == "collect")
         self.progress.restarts += 1
         if child.role == "prior_engine":
@@ -309,74 +300,30 @@ class Controller:
         else:
             self._runtime.stop(child)
             replacement = self._fleet.replace(child)
-        self._call(replacement, "ping", deadline_s=START_BUDGET_S)
+        self._calls.issue(replacement, "ping", deadline_s=START_BUDGET_S)
 
     # ------------------------------------------------------------------ ends and cuts
 
     def _drain(self) -> None:
         """Waits, bounded, until no call that moves data is in flight."""
         deadline = time.monotonic() + DRAIN_BUDGET_S
-        moving = ("collect", "add", "train")
-        while any(c.method in moving for c in self._calls) and time.monotonic() < deadline:
+        while self._calls.n_in_flight("collect", "add", "train") and time.monotonic() < deadline:
             self._turn()
 
-    def checkpoint(self, reason: str) -> None:
-        """Saves one cut over replay, learner, language learner and counters; nothing is moving."""
-        started = time.monotonic()
-        store = self._run.checkpoints
-        folder = store.begin(self.progress.updates, self.progress.env_steps)
-        self._ask(self._fleet.replay, "save", folder / "replay")
-        self._ask(self._fleet.learner, "save", folder / "learner")
-        if self._fleet.language_learner is not None:
-            self._ask(self._fleet.language_learner, "save", folder / "language")
-        counters = {
-            "progress": self.progress.state(),
-            "limiter": self.limiter.state(),
-            "incarnations": {str(k): v for k, v in self._fleet.incarnations.items()},
-            "language_updates": self._language_updates,
-        }
-        path = store.commit(folder, counters, reason=reason)
-        self._reporter.event(
-            "checkpoint", path=str(path), reason=reason, seconds=time.monotonic() - started
+    def _checkpoint(self, reason: str) -> None:
+        path, seconds = save_cut(
+            self._calls,
+            self._run.checkpoints,
+            self._fleet,
+            self.progress,
+            self.limiter,
+            reason=reason,
         )
+        self._reporter.event("checkpoint", path=str(path), reason=reason, seconds=seconds)
 
     def _final_evaluation(self) -> None:
-        self._drain_evaluation()
-        self._call(self._fleet.evaluator, "evaluate", self._config.evaluation.final_episodes, True)
-        self._drain_evaluation()
-
-    def _drain_evaluation(self) -> None:
-        while self._in_flight("evaluate") and not self._stop.requested:
-            self._turn()
-
-    # ------------------------------------------------------------------ calls
-
-    def _call(
-        self,
-        child: Child,
-        method: str,
-        *args: object,
-        deadline_s: float | None = None,
-        with_payload: bool = False,
-    ) -> None:
-        limit = deadline_s if deadline_s is not None else self._config.control.call_deadline_s
-        self._calls.append(
-            self._runtime.call(
-                child, method, *args, deadline_s=limit, with_payload=with_payload
-            )
-        )
-
-    def _ask(self, child: Child, method: str, *args: object) -> object:
-        """One call whose answer is needed before anything else may happen."""
-        call = self._runtime.call(child, method, *args, deadline_s=START_BUDGET_S)
-        while not self._runtime.wait([call], WAIT_TURN_S):
-            pass
-        try:
-            return self._runtime.value(call)
-        except CallFailed as failure:
-            raise RunFailed(str(failure)) from failure
-
-    def _in_flight(self, method: str, child: Child | None = None) -> int:
-        return sum(
-            c.method == method and (child is None or c.child is child) for c in self._calls
-        )
+        for last in (False, True):
+            while self._calls.n_in_flight("evaluate") and not self._stop.requested:
+                self._turn()
+            if not last:
+                self._evaluate(self._config.evaluation.final_episodes)

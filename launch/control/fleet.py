@@ -227,7 +227,9 @@ class Fleet:
                 "source": self._links.batch_source(self.replay, config.learner.batch_size),
                 "sink": self._links.weight_sink(self.weight_server),
             },
-            Resources(num_cpus=LEARNER_CPUS, num_gpus=LEARNER_GPU_SHARE if self._device == "cuda" else 0.0),
+            Resources(
+                num_cpus=LEARNER_CPUS, num_gpus=LEARNER_GPU_SHARE if self._device == "cuda" else 0.0
+            ),
         )
 
     def _start_language_learner(self) -> Child:

@@ -15,6 +15,11 @@ from learner.language.model_folder import validate_model
 from replay_service import GameSpec, check_capacity
 
 
+def say(console: Console, text: str) -> None:
+    """One `[train]` line, whole however narrow the terminal is."""
+    console.print(f"[train] {text}", markup=False, highlight=False, soft_wrap=True)
+
+
 def preflight(config: Config, console: Console) -> tuple[GameSpec, str]:
     """The game's shapes and the learner's device. Raises ConfigError with field and remedy."""
     device = choose_device(config.device, console)
@@ -55,9 +60,9 @@ def choose_device(wanted: str, console: Console) -> str:
     if wanted == "cpu":
         return "cpu"
     if torch.cuda.is_available():
-        console.print(f"[train] device auto: cuda ({torch.cuda.get_device_name()})", markup=False)
+        say(console, f"device auto: cuda ({torch.cuda.get_device_name()})")
         return "cuda"
-    console.print("[train] device auto: cpu, no GPU found; training will be slow", markup=False)
+    say(console, "device auto: cpu, no GPU found; training will be slow")
     return "cpu"
 
 

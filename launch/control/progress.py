@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from actors.acting import CollectReport, EpisodeRecord
+from actors.collect_report import CollectReport, EpisodeRecord
 from actors.evaluation import EvaluationReport
 from learner.learner import TrainReport
 
@@ -42,13 +42,13 @@ class Progress:
         self.best_return = -np.inf
         self._recent: deque[EpisodeRecord] = deque(maxlen=RECENT_EPISODES)
         self._losses: dict[str, float] = {}
-        self._prior: dict[int, dict[str, float]] = {}
+        self._prior: dict[str, dict[str, float]] = {}  # by env actor
         self._evaluation: dict[str, float] = {}
         self._weight_version = -1
         self._started = time.monotonic()
         self.window = Window(self._started)
 
-    def collected(self, actor: int, report: CollectReport) -> None:
+    def collected(self, actor: str, report: CollectReport) -> None:
         self.env_steps += report.env_steps
         self._weight_version = max(self._weight_version, report.weight_version)
         self.window.env_steps += report.env_steps

@@ -88,9 +88,7 @@ class RayRuntime:
         ready = set(done)
         now = time.monotonic()
         return [
-            call
-            for call in calls
-            if call.answer in ready or now - call.issued_at > call.deadline_s
+            call for call in calls if call.answer in ready or now - call.issued_at > call.deadline_s
         ]
 
     def value(self, call: Call) -> object:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import cv2
 
-from actors.acting import CollectReport, Snapshot
+from actors.collect_report import CollectReport, Snapshot
 from actors.evaluation import EvaluationReport
 from launch.control.progress import Progress
 from launch.control.rate_limiter import RateLimiter
@@ -63,7 +63,9 @@ class Reporter:
         metrics["ratio_actual"] = limiter.ratio
         self._writer.write(metrics, update=progress.updates, global_step=progress.env_steps)
         self.last_metrics = {
-            **metrics, "update": progress.updates, "global_step": progress.env_steps
+            **metrics,
+            "update": progress.updates,
+            "global_step": progress.env_steps,
         }
         self._table.update(self.last_metrics)
 

@@ -47,8 +47,11 @@ class RunDirectory:
         self._lock = lock
 
     @property
-    def run_id(self) -> str:
-        return self.path.name
+    def resumed_at_step(self) -> int | None:
+        """Env steps of the checkpoint gone on from, None at a new start."""
+        if self.resume_from is None:
+            return None
+        return int(verify(self.resume_from)["progress"]["env_steps"])
 
     def write_summary(self, summary: dict[str, object]) -> None:
         temporary = self.path / f".{SUMMARY_FILE}"

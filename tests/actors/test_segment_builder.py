@@ -65,9 +65,7 @@ def test_every_step_of_an_episode_is_trainable_exactly_once(
 ):
     builder, spec, targets = make_builder(segment_length, n_step, unroll, frame_stack)
     segments = play(builder, n_steps, ends)
-    trainable = [
-        float(r) for segment in segments for r in segment.reward[: segment.n_trainable]
-    ]
+    trainable = [float(r) for segment in segments for r in segment.reward[: segment.n_trainable]]
     assert trainable == [float(t) for t in range(n_steps)]
     for segment in segments:
         segment.validate(spec)

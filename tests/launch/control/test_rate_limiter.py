@@ -90,7 +90,8 @@ def test_a_changed_ratio_rebases_so_that_no_side_storms_ahead():
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("samples_per_insert", 0.0), ("samples_per_insert", -1.0), ("tolerance", 0.0)]
+    ("field", "value"),
+    [("samples_per_insert", 0.0), ("samples_per_insert", -1.0), ("tolerance", 0.0)],
 )
 def test_impossible_settings_are_refused_by_name(field, value):
     with pytest.raises(ValueError, match=f"limiter.{field}.*{value}"):

@@ -1,0 +1,66 @@
+"""The calls in flight: issued, waited for, counted, dropped with a dead child."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from launch.control.runtime import Call, CallFailed, Child, Runtime
+
+WAIT_TURN_S = 0.5
+URGENT_DEADLINE_S = 300.0
+
+
+class RunFailed(RuntimeError):
+    """The run can't go on; the message says which child, why, and what to do."""
+
+
+class CallBook:
+    """Owned by the controller; keeps every call until it is answered."""
+
+    def __init__(self, runtime: Runtime, deadline_s: float) -> None:
+        self._runtime = runtime
+        self._deadline_s = deadline_s
+        self._calls: list[Call] = []
+
+    def issue(
+        self,
+        child: Child,
+        method: str,
+        *args: object,
+        deadline_s: float | None = None,
+        with_payload: bool = False,
+    ) -> None:
+        limit = self._deadline_s if deadline_s is None else deadline_s
+        self._calls.append(
+            self._runtime.call(child, method, *args, deadline_s=limit, with_payload=with_payload)
+        )
+
+    def ready(self) -> Iterable[Call]:
+        """Answered or overdue calls, each taken out of the book as it is yielded.
+
+        Calls dropped while an earlier one is handled are skipped.
+        """
+        for call in self._runtime.wait(self._calls, WAIT_TURN_S):
+            if call in self._calls:
+                self._calls.remove(call)
+                yield call
+
+    def ask(self, child: Child, method: str, *args: object) -> object:
+        """One call whose answer is needed before anything else may happen. Raises RunFailed."""
+        call = self._runtime.call(child, method, *args, deadline_s=URGENT_DEADLINE_S)
+        while not self._runtime.wait([call], WAIT_TURN_S):
+            pass
+        try:
+            return self._runtime.value(call)
+        except CallFailed as failure:
+            raise RunFailed(str(failure)) from failure
+
+    def n_in_flight(self, *methods: str, child: Child | None = None) -> int:
+        """Calls in flight of any of `methods`, to `child` or to anybody."""
+        return sum(c.method in methods and (child is None or c.child is child) for c in self._calls)
+
+    def drop(self, child: Child) -> list[Call]:
+        """Forgets the calls to `child` and returns them."""
+        dropped = [c for c in self._calls if c.child is child]
+        self._calls = [c for c in self._calls if c.child is not child]
+        return dropped

@@ -1,0 +1,53 @@
+"""One consistent cut of a run: what is saved together and comes back together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from launch.control.call_book import CallBook
+from launch.control.checkpoint import CheckpointStore, verify
+from launch.control.fleet import Fleet
+from launch.control.progress import Progress
+from launch.control.rate_limiter import RateLimiter
+
+
+def save_cut(
+    calls: CallBook,
+    store: CheckpointStore,
+    fleet: Fleet,
+    progress: Progress,
+    limiter: RateLimiter,
+    *,
+    reason: str,
+) -> tuple[Path, float]:
+    """Saves replay, learner, language learner and counters; nothing may be moving meanwhile.
+
+    Returns the checkpoint's folder and the seconds it took.
+    """
+    started = time.monotonic()
+    folder = store.begin(progress.updates, progress.env_steps)
+    calls.ask(fleet.replay, "save", folder / "replay")
+    calls.ask(fleet.learner, "save", folder / "learner")
+    if fleet.language_learner is not None:
+        calls.ask(fleet.language_learner, "save", folder / "language")
+    counters = {
+        "progress": progress.state(),
+        "limiter": limiter.state(),
+        "incarnations": {str(index): count for index, count in fleet.incarnations.items()},
+    }
+    return store.commit(folder, counters, reason=reason), time.monotonic() - started
+
+
+def read_counters(folder: Path) -> Mapping[str, object]:
+    """The verified counters of a checkpoint."""
+    return verify(folder)
+
+
+def restore_children(calls: CallBook, fleet: Fleet, folder: Path) -> None:
+    """Hands a checkpoint's parts to the children; replay is loaded once."""
+    calls.ask(fleet.replay, "load", folder / "replay")
+    calls.ask(fleet.learner, "load", folder / "learner")
+    if fleet.language_learner is not None and (folder / "language").is_dir():
+        calls.ask(fleet.language_learner, "load", folder / "language")

@@ -1,0 +1,191 @@
+"""The serial runtime: whole runs in this process, equal bit for bit under one seed."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from launch import train
+
+SMALL = [
+    "--preset",
+    "cartpole",
+    "--runtime",
+    "serial",
+    "--device",
+    "cpu",
+    "--envs-per-actor",
+    "2",
+    "--acting.num-actors",
+    "2",
+    "--acting.segment-length",
+    "10",
+    "--acting.collect-steps",
+    "8",
+    "--simulations",
+    "6",
+    "--total-env-steps",
+    "240",
+    "--replay.min-positions",
+    "40",
+    "--learner.batch-size",
+    "16",
+    "--limiter.samples-per-insert",
+    "4",
+    "--control.updates-per-call",
+    "2",
+    "--learner.publish-every",
+    "4",
+    "--evaluation.every-env-steps",
+    "120",
+    "--evaluation.n-episodes",
+    "1",
+    "--evaluation.final-episodes",
+    "2",
+    "--control.checkpoint-every-env-steps",
+    "120",
+]
+
+
+def run(folder: Path, *extra: str) -> int:
+    return train.main([*SMALL, "--run-dir", str(folder), *extra])
+
+
+def content_hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file of the newest checkpoint that holds learned or collected state."""
+    latest = folder / "checkpoints" / (folder / "checkpoints" / "LATEST").read_text().strip()
+    files = sorted(p for part in ("learner", "replay") for p in (latest / part).rglob("*.*"))
+    assert files
+    return {str(p.relative_to(latest)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def events(folder: Path, kind: str) -> list[dict]:
+    lines = (folder / "events.jsonl").read_text().splitlines()
+    return [e for e in map(json.loads, lines) if e["event"] == kind]
+
+
+def without_time(rows: list[dict]) -> list[dict]:
+    return [{k: v for k, v in row.items() if k != "timestamp"} for row in rows]
+
+
+def test_one_seed_gives_one_run_and_another_seed_another(tmp_path):
+    for name in ("a", "b"):
+        assert run(tmp_path / name, "--seed", "3") == 0
+    assert run(tmp_path / "c", "--seed", "4") == 0
+    first, second, other = (content_hashes(tmp_path / name) for name in "abc")
+    assert first == second
+    assert first != other
+    for kind in ("episode_end", "evaluation"):
+        rows = [without_time(events(tmp_path / name, kind)) for name in "ab"]
+        assert rows[0] == rows[1]
+        assert rows[0]
+
+
+def test_a_run_leaves_everything_a_user_looks_for(tmp_path):
+    folder = tmp_path / "run"
+    assert run(folder) == 0
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["finished"]
+    assert summary["env_steps"] >= 240
+    assert summary["updates"] > 20
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert records[-1]["global_step"] == summary["env_steps"]
+    assert records[-1]["loss_total"] is not None
+    assert list((folder / "tensorboard").glob("events.*"))
+    assert (folder / "config.yaml").is_file()
+    assert len(events(folder, "evaluation")) >= 2
+    versions = [e["weight_version"] for e in events(folder, "evaluation")]
+    assert versions == sorted(versions)
+
+
+def test_mario_with_a_language_model_repeats_too(tmp_path):
+    mario = [
+        *[
+            "--preset",
+            "mario-quick",
+            "--runtime",
+            "serial",
+            "--device",
+            "cpu",
+            "--envs-per-actor",
+            "2",
+            "--acting.num-actors",
+            "1",
+            "--acting.segment-length",
+            "8",
+            "--acting.collect-steps",
+            "16",
+            "--simulations",
+            "4",
+            "--total-env-steps",
+            "96",
+            "--replay.min-positions",
+            "16",
+            "--replay.capacity-mb",
+            "50",
+            "--learner.batch-size",
+            "8",
+            "--limiter.samples-per-insert",
+            "1",
+            "--control.updates-per-call",
+            "2",
+            "--evaluation.every-env-steps",
+            "1000",
+            "--evaluation.final-episodes",
+            "1",
+            "--evaluation.max-steps",
+            "8",
+            "--language.world-model-updates-per-call",
+            "4",
+            "--language.updates-per-call",
+            "1",
+            "--language.publish-every",
+            "1",
+            "--language.batch-size",
+            "4",
+            "--language.micro-batch-size",
+            "4",
+        ]
+    ]
+    for name in ("a", "b"):
+        assert train.main([*mario, "--run-dir", str(tmp_path / name)]) == 0
+    assert content_hashes(tmp_path / "a") == content_hashes(tmp_path / "b")
+    last = json.loads((tmp_path / "a" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["prior_sent_total"] > 0
+    assert last["prior_fallback_total"] == 0
+    published = events(tmp_path / "a", "adapter_published")
+    assert published
+    assert all(e["accepted"] for e in published)
+    assert list((tmp_path / "a" / "videos").glob("*.mp4"))
+
+
+def test_the_same_command_goes_on_from_the_checkpoint(tmp_path):
+    folder = tmp_path / "run"
+    assert run(folder, "--total-env-steps", "120") == 0
+    before = json.loads((folder / "summary.json").read_text())
+    assert run(folder, "--total-env-steps", "240") == 0
+    after = json.loads((folder / "summary.json").read_text())
+    assert after["env_steps"] >= 240 > before["env_steps"]
+    assert after["updates"] > before["updates"]
+    assert events(folder, "resumed")[0]["env_steps"] == before["env_steps"]
+    # Replay came back: without its positions learning would have had to wait for the minimum.
+    assert after["metrics"]["replay_push_total"] > before["env_steps"] - 4 * 12
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        (["--env.frame-stack", "2"], ["env.frame_stack", "1", "2"]),
+        (["--seed", "9"], ["seed", "9"]),
+    ],
+)
+def test_a_run_is_not_continued_with_other_settings(tmp_path, capsys, changed, words):
+    folder = tmp_path / "run"
+    assert run(folder, "--total-env-steps", "120") == 0
+    with pytest.raises(SystemExit) as caught:
+        run(folder, *changed)
+    assert caught.value.code == 2
+    text = capsys.readouterr().err
+    for word in [*words, "--run-dir"]:
+        assert word in text
