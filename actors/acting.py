@@ -1,4 +1,4 @@
-"""The acting loop of one env actor: E environments, batched search, LLM priors asked in the background.
+"""The acting loop of one env actor: E environments, batched search, LLM priors in the background.
 
 Plain Python, one thread. The environments are split in two halves when an LLM prior is on: while
 one half waits for its priors, the other half searches and steps.

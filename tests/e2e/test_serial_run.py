@@ -2,50 +2,21 @@
 
 import hashlib
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 
 from launch import train
 
-SMALL = [
-    "--preset",
-    "cartpole",
-    "--runtime",
-    "serial",
-    "--device",
-    "cpu",
-    "--envs-per-actor",
-    "2",
-    "--acting.num-actors",
-    "2",
-    "--acting.segment-length",
-    "10",
-    "--acting.collect-steps",
-    "8",
-    "--simulations",
-    "6",
-    "--total-env-steps",
-    "240",
-    "--replay.min-positions",
-    "40",
-    "--learner.batch-size",
-    "16",
-    "--limiter.samples-per-insert",
-    "4",
-    "--control.updates-per-call",
-    "2",
-    "--learner.publish-every",
-    "4",
-    "--evaluation.every-env-steps",
-    "120",
-    "--evaluation.n-episodes",
-    "1",
-    "--evaluation.final-episodes",
-    "2",
-    "--control.checkpoint-every-env-steps",
-    "120",
-]
+SMALL = shlex.split(
+    """--preset cartpole --runtime serial --device cpu --envs-per-actor 2 --acting.num-actors 2
+    --acting.segment-length 10 --acting.collect-steps 8 --simulations 6 --total-env-steps 240
+    --replay.min-positions 40 --learner.batch-size 16 --limiter.samples-per-insert 4
+    --control.updates-per-call 2 --learner.publish-every 4 --evaluation.every-env-steps 120
+    --evaluation.n-episodes 1 --evaluation.final-episodes 2 --control.checkpoint-every-env-steps 120
+    """
+)
 
 
 def run(folder: Path, *extra: str) -> int:
@@ -100,53 +71,15 @@ def test_a_run_leaves_everything_a_user_looks_for(tmp_path):
 
 
 def test_mario_with_a_language_model_repeats_too(tmp_path):
-    mario = [
-        *[
-            "--preset",
-            "mario-quick",
-            "--runtime",
-            "serial",
-            "--device",
-            "cpu",
-            "--envs-per-actor",
-            "2",
-            "--acting.num-actors",
-            "1",
-            "--acting.segment-length",
-            "8",
-            "--acting.collect-steps",
-            "16",
-            "--simulations",
-            "4",
-            "--total-env-steps",
-            "96",
-            "--replay.min-positions",
-            "16",
-            "--replay.capacity-mb",
-            "50",
-            "--learner.batch-size",
-            "8",
-            "--limiter.samples-per-insert",
-            "1",
-            "--control.updates-per-call",
-            "2",
-            "--evaluation.every-env-steps",
-            "1000",
-            "--evaluation.final-episodes",
-            "1",
-            "--evaluation.max-steps",
-            "8",
-            "--language.world-model-updates-per-call",
-            "4",
-            "--language.updates-per-call",
-            "1",
-            "--language.publish-every",
-            "1",
-            "--language.batch-size",
-            "4",
-            "--language.micro-batch-size",
-            "4",
-        ]
+    mario = shlex.split(
+        """--preset mario-quick --runtime serial --device cpu --envs-per-actor 2
+        --acting.num-actors 1 --acting.segment-length 8 --acting.collect-steps 16 --simulations 4
+        --total-env-steps 96 --replay.min-positions 16 --replay.capacity-mb 50
+        --learner.batch-size 8 --limiter.samples-per-insert 1 --control.updates-per-call 2
+        --evaluation.every-env-steps 1000 --evaluation.final-episodes 1 --evaluation.max-steps 8
+        --language.world-model-updates-per-call 4 --language.updates-per-call 1
+        --language.publish-every 1 --language.batch-size 4 --language.micro-batch-size 4"""
+    )
     ]
     for name in ("a", "b"):
         assert train.main([*mario, "--run-dir", str(tmp_path / name)]) == 0

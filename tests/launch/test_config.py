@@ -1,6 +1,7 @@
 """Presets, command line and their errors: field, value, what is allowed, exit code 2."""
 
 import dataclasses
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -41,8 +42,9 @@ def test_flags_beat_presets_beat_defaults():
 
 def test_short_names_are_the_long_ones():
     _, config = parse(
-        ["--num-actors", "32", "--preset=mario", "--envs-per-actor", "3"]
-        + ["--simulations=9", "--env", "CartPole-v1"]
+        shlex.split(
+            "--num-actors 32 --preset=mario --envs-per-actor 3 --simulations=9 --env CartPole-v1"
+        )
     )
     assert config.acting.num_actors == 32
     assert config.acting.envs_per_actor == 3
