@@ -8,6 +8,7 @@ training and search, and keys are rotated when written, so cached keys are exact
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,8 @@ from torch.nn import functional
 from learner.world_model.config import WorldModelConfig
 
 _ROPE_BASE = 10_000.0
+
+KeyValues = tuple[Tensor, Tensor]  # keys and values of one layer, each [B, heads, T, D]
 
 
 def observation_position(step: Tensor) -> Tensor:
@@ -76,21 +79,18 @@ class Block(nn.Module):
         self.mlp_out = nn.Linear(config.mlp_ratio * width, width)
 
     def forward(
-        self, x: Tensor, cos_sin: Tensor, past: Tensor | None, mask: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """x [B, T, E]; past [2, B, heads, P, D] keys and values; mask additive, over P + T keys.
-
-        Returns the new x and this layer's own keys and values [2, B, heads, T, D].
-        """
+        self, x: Tensor, cos_sin: Tensor, past: KeyValues | None, mask: Tensor | None
+    ) -> tuple[Tensor, KeyValues]:
+        """x [B, T, E]; mask additive over the P + T keys; returns x and past joined with own."""
         qkv = self.qkv(self.norm_attention(x)).unflatten(-1, (3, self.n_heads, -1))
         qkv = qkv.permute(2, 0, 3, 1, 4)  # [3, B, heads, T, D]
-        query, key = rotate(qkv[:2], cos_sin.to(qkv.dtype))
-        own = torch.stack((key, qkv[2]))
-        keys, values = own if past is None else torch.cat((past, own), dim=-2)
+        query, keys = rotate(qkv[:2], cos_sin.to(qkv.dtype))
+        values = qkv[2]
+        if past is not None:
+            keys, values = torch.cat((past[0], keys), -2), torch.cat((past[1], values), -2)
         mixed = functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
         x = x + self.attention_out(mixed.transpose(1, 2).flatten(-2))
-        hidden = functional.silu(self.mlp_in(self.norm_mlp(x)))
-        return x + self.mlp_out(hidden), own
+        return x + self.mlp_out(functional.silu(self.mlp_in(self.norm_mlp(x)))), (keys, values)
 
 
 class Transformer(nn.Module):
@@ -110,20 +110,20 @@ class Transformer(nn.Module):
         self,
         x: Tensor,
         position: Tensor,
-        past: Tensor | None = None,
+        past: Sequence[KeyValues] | None = None,
         allowed: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """x [B, T, E], position [B or 1, T]; past [L, 2, B, heads, P, D]; allowed bool over keys.
+    ) -> tuple[Tensor, list[KeyValues]]:
+        """x [B, T, E], position [B or 1, T]; past per layer, P tokens; allowed bool over P + T.
 
-        Returns features [B, T, E] and the tokens' keys and values [L, 2, B, heads, T, D].
+        Returns features [B, T, E] and, per layer, the keys and values of all P + T tokens.
         """
         cos_sin = rotation(position, self.config.head_dim, x.dtype)
         mask = None
         if allowed is not None:
             mask = torch.zeros(allowed.shape, dtype=x.dtype, device=x.device)
             mask.masked_fill_(~allowed, -torch.inf)
-        written = []
+        joined = []
         for layer, block in enumerate(self.blocks):
-            x, own = block(x, cos_sin, None if past is None else past[layer], mask)
-            written.append(own)
-        return self.norm_out(x), torch.stack(written)
+            x, key_values = block(x, cos_sin, None if past is None else past[layer], mask)
+            joined.append(key_values)
+        return self.norm_out(x), joined

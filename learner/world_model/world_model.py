@@ -16,6 +16,7 @@ from learner.world_model.config import WorldModelConfig
 from learner.world_model.encoder import SimNorm, make_encoder
 from learner.world_model.support import Support
 from learner.world_model.transformer import (
+    KeyValues,
     Transformer,
     action_position,
     banded_mask,
@@ -96,15 +97,14 @@ class WorldModel(nn.Module):
         features, kv = self._window(latents, actions[:, :n_real])
         observed, acted = [features[:, 0::2]], [features[:, 1::2]]
         predicted = [self._next_latent(acted[0])]
+        oldest = 0
         for step in range(n_real, n_steps):
-            tokens = torch.stack(
-                (
-                    self.latent_in(predicted[-1][:, -1]),
-                    self.action_in(actions[:, step]),
-                ),
-                dim=1,
-            )
-            features, kv = self._extend(tokens, step, kv)
+            latent, action = predicted[-1][:, -1], actions[:, step]
+            tokens = torch.stack((self.latent_in(latent), self.action_in(action)), dim=1)
+            start = first_visible_token(2 * step, self.config.window_steps)
+            kv = [(k[:, :, start - oldest :], v[:, :, start - oldest :]) for k, v in kv]
+            features, kv = self._extend(tokens, step, start, kv)
+            oldest = start
             observed.append(features[:, :1])
             acted.append(features[:, 1:])
             predicted.append(self._next_latent(acted[-1]))
@@ -140,7 +140,7 @@ class WorldModel(nn.Module):
         features, kv = self._one_token(self.action_in(action), position, past, allowed)
         return self.support.decode(self.reward_head(features)), self._next_latent(features), kv
 
-    def _window(self, latents: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+    def _window(self, latents: Tensor, actions: Tensor) -> tuple[Tensor, list[KeyValues]]:
         """Features and kv of the interleaved tokens of one window that starts at step 0."""
         n_rows, n_latents, width = latents.shape
         n_tokens = n_latents + actions.shape[1]
@@ -151,19 +151,22 @@ class WorldModel(nn.Module):
         allowed = banded_mask(n_tokens, self.config.window_steps, latents.device)
         return self.transformer(tokens, position, None, allowed)
 
-    def _extend(self, tokens: Tensor, step: int, kv: Tensor) -> tuple[Tensor, Tensor]:
-        """Append o_step and a_step ([B, 2, E]) to a window of the 2 * step tokens before."""
-        start = first_visible_token(2 * step, self.config.window_steps)
+    def _extend(
+        self, tokens: Tensor, step: int, start: int, past: list[KeyValues]
+    ) -> tuple[Tensor, list[KeyValues]]:
+        """Append o_step and a_step ([B, 2, E]); `past` holds the tokens from `start` on."""
         position = torch.arange(2 * step, 2 * step + 2, device=tokens.device)[None]
         rows = banded_mask(2 * step + 2, self.config.window_steps, tokens.device)
-        features, own = self.transformer(tokens, position, kv[..., start:, :], rows[-2:, start:])
-        return features, torch.cat((kv, own), dim=-2)
+        return self.transformer(tokens, position, past, rows[-2:, start:])
 
     def _one_token(
         self, token: Tensor, position: Tensor, past: Tensor, allowed: Tensor
     ) -> tuple[Tensor, Tensor]:
-        features, kv = self.transformer(token[:, None], position, past, allowed)
-        return features[:, 0], kv.squeeze(-2).permute(2, 0, 1, 3, 4)
+        """Features [N, E] and own kv [N, L, 2, heads, D], over past [L, 2, N, heads, P, D]."""
+        layers = [(keys, values) for keys, values in past]
+        features, joined = self.transformer(token[:, None], position, layers, allowed)
+        own = torch.stack([side[:, :, -1] for layer in joined for side in layer], dim=1)
+        return features[:, 0], own.unflatten(1, (-1, 2))
 
     def _next_latent(self, features: Tensor) -> Tensor:
         return self.latent_norm(self.latent_head(features))
