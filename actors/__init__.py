@@ -1,1 +1,1 @@
-"""."""
+"""Acting: environments, tree search, language-model priors, env actors and the evaluator."""

@@ -18,6 +18,7 @@ from actors.player import Player
 from actors.prior.client import PendingPrior
 from actors.search import SearchOutput
 from actors.segment_builder import SegmentBuilder, Step
+from learner.language.prompt import mask_options
 from learner.weights import NO_VERSION, WeightSource, load_weights
 from replay_service.segment import Segment, SegmentHeader
 from replay_service.targets import TargetConfig
@@ -220,7 +221,7 @@ class ActingLoop:
         game = self._games[env_id]
         legal = game.legal()
         prompt = (game.prompt() or "") if asked is not None else ""
-        options = game.option_texts() if asked is not None else ()
+        options = mask_options(game.option_texts(), legal) if asked is not None else ()
         frame, reward, terminated, truncated, info = game.step(action)
         step = Step(
             action=action,

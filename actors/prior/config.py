@@ -17,9 +17,8 @@ class PriorConfig:
 
     enabled: bool = True  # false starts no language model at all
     model: str | None = None  # folder or Hugging Face name of a causal LM; none = a tiny one
-    backend: Literal["vllm", "transformers"] = (
-        "vllm"  # vllm batches over actors and caches prefixes
-    )
+    # vllm batches questions over actors and caches prefixes; transformers runs anywhere
+    backend: Literal["vllm", "transformers"] = "vllm"
 
     deadline_s: float = 1.0  # seconds from asking until a search goes on without; higher waits more
     retry_s: float = 5.0  # seconds between attempts while the engine does not answer

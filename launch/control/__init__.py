@@ -1,1 +1,1 @@
-"""."""
+"""The controller of a run, its children, its pace and its checkpoints."""

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from actors.envs.game import game_spec
 from launch.config import Config, ConfigError
-from learner.language.model_folder import validate_model
+from learner.language.model_folder import resolve_model
 from replay_service import GameSpec, check_capacity
 
 
@@ -33,7 +33,9 @@ def preflight(config: Config, console: Console) -> tuple[GameSpec, str]:
             segment_steps=config.acting.segment_length,
         )
         if config.prior.enabled:
-            validate_model(config.prior.model)
+            # Built or found here once, so that no child has to.
+            resolve_model(config.prior.model)
+            _check_same_prompts(config)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     if config.replay.min_positions > config.total_env_steps:
@@ -45,6 +47,17 @@ def preflight(config: Config, console: Console) -> tuple[GameSpec, str]:
     if config.run_dir is not None:
         check_writable(config.run_dir)
     return spec, device
+
+
+def _check_same_prompts(config: Config) -> None:
+    """What the language learner trains on must be what the engine is asked."""
+    for name in ("max_prompt_tokens", "shuffle_labels"):
+        asked, trained = getattr(config.prior, name), getattr(config.language, name)
+        if config.language.enabled and asked != trained:
+            raise ConfigError(
+                f"prior.{name}={asked} and language.{name}={trained} differ, so the model would "
+                "be tuned on other prompts than it is asked; set both alike"
+            )
 
 
 def choose_device(wanted: str, console: Console) -> str:

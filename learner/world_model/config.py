@@ -15,9 +15,7 @@ class WorldModelConfig:
     n_layers: int = 2  # transformer blocks; each widens the receptive field by window_steps - 1
     n_heads: int = 4  # attention heads; embed_dim / n_heads must be even
     mlp_ratio: int = 2  # hidden width of a block's MLP over embed_dim
-    window_steps: int = (
-        4  # env steps a token may look back on, its own included; cost grows with it
-    )
+    window_steps: int = 4  # env steps a token looks back on, its own included; more costs time
 
     encoder_channels: int = 32  # widest stage of the image encoder
     mlp_hidden: int = 128  # hidden width of the vector encoder and of every head

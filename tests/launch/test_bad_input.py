@@ -1,0 +1,103 @@
+"""What a user can get wrong: one screen naming field, value and remedy; exit code 2; nothing made."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from launch import train
+
+
+def refused(capsys, run_dir: Path, *arguments: str) -> str:
+    """The message of a refused run; asserts exit code 2, one screen, and no run directory."""
+    with pytest.raises(SystemExit) as caught:
+        train.main([*arguments, "--run-dir", str(run_dir)])
+    assert caught.value.code == 2
+    captured = capsys.readouterr()
+    assert not run_dir.exists()
+    assert "Traceback" not in captured.err
+    assert 0 < len(captured.err.splitlines()) <= 24
+    return " ".join(captured.err.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--env", "CartPoll-v1"], ["env.id", "CartPoll-v1", "CartPole-v1"]),
+        (["--env", "Pendulum-v1"], ["env.id", "Pendulum-v1", "discrete"]),
+        (["--env.rom", "/nowhere/mario.nes"], ["env.rom", "/nowhere/mario.nes"]),
+        (["--prior.model", "./no/such/model"], ["prior.model", "./no/such/model"]),
+        (
+            ["--replay.capacity-mb", "0.5", "--learner.batch-size", "4096"],
+            ["capacity_mb", "0.5", "batch_size=4096", "raise replay.capacity_mb"],
+        ),
+        (
+            ["--total-env-steps", "100", "--replay.min-positions", "5000"],
+            ["replay.min_positions=5000", "total_env_steps=100"],
+        ),
+        (["--resume", "./no-checkpoint"], ["resume", "./no-checkpoint", "auto, must, never"]),
+        (["--resume", "must"], ["resume", "must", "--run-dir"]),
+        (
+            ["--language.shuffle-labels", "true"],
+            ["prior.shuffle_labels=False", "language.shuffle_labels=True"],
+        ),
+    ],
+)
+def test_a_bad_setting_is_refused_before_anything_is_made(tmp_path, capsys, arguments, words):
+    text = refused(capsys, tmp_path / "run", "--device", "cpu", *arguments)
+    for word in words:
+        assert word in text, text
+
+
+def test_a_rom_that_is_none_is_named(tmp_path, capsys):
+    path = tmp_path / "picture.nes"
+    path.write_bytes(b"not a ROM at all" * 100)
+    text = refused(capsys, tmp_path / "run", "--device", "cpu", "--env.rom", str(path))
+    assert "env.rom" in text
+    assert str(path) in text
+
+
+def test_a_missing_rom_package_is_named(tmp_path, capsys, monkeypatch):
+    """As on a machine without gym-super-mario-bros: only the search for that package is replaced."""
+    find = importlib.util.find_spec
+    hidden = "gym_super_mario_bros"
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *rest: None if name == hidden else find(name, *rest),
+    )
+    text = refused(capsys, tmp_path / "run", "--device", "cpu")
+    assert "env.rom" in text
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_cuda_without_a_gpu_never_falls_back(tmp_path, capsys):
+    text = refused(capsys, tmp_path / "run", "--device", "cuda")
+    for word in ("device", "cuda", "--device cpu"):
+        assert word in text
+
+
+def test_a_run_directory_under_a_file_is_refused(tmp_path, capsys):
+    blocker = tmp_path / "file"
+    blocker.write_text("")
+    text = refused(capsys, blocker / "run", "--device", "cpu")
+    for word in ("run_dir", str(blocker), "--run-dir"):
+        assert word in text
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_an_unwritable_run_directory_is_refused(tmp_path, capsys):
+    folder = tmp_path / "locked"
+    folder.mkdir(mode=0o500)
+    text = refused(capsys, folder / "run", "--device", "cpu")
+    for word in ("run_dir", "can't be written", "--run-dir"):
+        assert word in text
+
+
+def test_a_run_directory_in_proc_is_refused(capsys):
+    """A place where not even root may make files."""
+    text = refused(capsys, Path("/proc/run"), "--device", "cpu")
+    for word in ("run_dir", "/proc/run", "--run-dir"):
+        assert word in text
