@@ -32,6 +32,7 @@ TRAINS_IN_FLIGHT = 2
 ADDS_IN_FLIGHT_PER_ACTOR = 4
 DRAIN_BUDGET_S = 60.0
 START_BUDGET_S = 300.0  # importing, building and compiling take long on a small machine
+PING_AFTER_S = 20.0
 REPLACEABLE = ("env_actor", "evaluator", "monitor", "prior_engine")
 
 
@@ -142,6 +143,15 @@ class Controller:
                 self._calls.issue(self._fleet.monitor, "sample", self._reporter.heartbeats())
             if not self._calls.n_in_flight("stats"):
                 self._calls.issue(self._fleet.replay, "stats")
+            self._ping_quiet_children()
+
+    def _ping_quiet_children(self) -> None:
+        """Asks those for a sign of life that nobody had a reason to call."""
+        ages = {beat.process: beat.age_s for beat in self._reporter.heartbeats()}
+        for child in self._fleet.children():
+            is_quiet = ages.get(child.name, 0.0) > PING_AFTER_S
+            if is_quiet and not self._calls.n_in_flight(*self._handlers, child=child):
+                self._calls.issue(child, "ping")
 
     # ------------------------------------------------------------------ issuing
 
@@ -243,6 +253,8 @@ class Controller:
         self._reporter.evaluation(report, self.progress.env_steps)
 
     def _on_ping(self, call: Call, pid: int) -> None:
+        if call.child.pid == pid:
+            return  # a sign of life of a child that had nothing else to do
         call.child.pid = pid
         if call.child.role == "prior_engine":
             self._prior_ready = True

@@ -80,7 +80,6 @@ def test_mario_with_a_language_model_repeats_too(tmp_path):
         --language.world-model-updates-per-call 4 --language.updates-per-call 1
         --language.publish-every 1 --language.batch-size 4 --language.micro-batch-size 4"""
     )
-    ]
     for name in ("a", "b"):
         assert train.main([*mario, "--run-dir", str(tmp_path / name)]) == 0
     assert content_hashes(tmp_path / "a") == content_hashes(tmp_path / "b")

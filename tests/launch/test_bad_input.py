@@ -1,4 +1,4 @@
-"""What a user can get wrong: one screen naming field, value and remedy; exit code 2; nothing made."""
+"""What a user can get wrong: one screen naming field, value and remedy; exit code 2."""
 
 import importlib.util
 import os
@@ -60,7 +60,7 @@ def test_a_rom_that_is_none_is_named(tmp_path, capsys):
 
 
 def test_a_missing_rom_package_is_named(tmp_path, capsys, monkeypatch):
-    """As on a machine without gym-super-mario-bros: only the search for that package is replaced."""
+    """As where gym-super-mario-bros is not installed: only the search for it is replaced."""
     find = importlib.util.find_spec
     hidden = "gym_super_mario_bros"
     monkeypatch.setattr(

@@ -1,0 +1,173 @@
+"""Real runs: Ray processes, the emulator with its ROM, vLLM, killed actors, signals, resume."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+LIMIT_S = 420
+
+MARIO = shlex.split(
+    """--preset mario-quick --device cpu --total-env-steps 1400 --simulations 8
+    --replay.min-positions 120 --replay.capacity-mb 100 --acting.segment-length 20
+    --learner.batch-size 16 --limiter.samples-per-insert 4 --learner.publish-every 10
+    --evaluation.every-env-steps 500 --evaluation.n-episodes 1 --evaluation.final-episodes 1
+    --evaluation.max-steps 40 --control.checkpoint-every-env-steps 600 --control.log-period-s 1
+    --language.world-model-updates-per-call 16 --language.updates-per-call 1
+    --language.publish-every 1 --prior.deadline-s 5"""
+)
+CARTPOLE = shlex.split(
+    """--preset cartpole --device cpu --simulations 6 --acting.segment-length 10
+    --acting.collect-steps 8 --replay.min-positions 40 --learner.batch-size 16
+    --limiter.samples-per-insert 8 --evaluation.every-env-steps 100000
+    --evaluation.final-episodes 1 --control.checkpoint-every-env-steps 200
+    --control.log-period-s 1"""
+)
+
+
+def start(run_dir: Path, *arguments: str) -> subprocess.Popen:
+    """A run in a process group of its own; its output goes to a file beside the run."""
+    log = run_dir.with_suffix(".log").open("ab")
+    return subprocess.Popen(
+        [sys.executable, "launch/train.py", *arguments, "--run-dir", str(run_dir)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"},
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+    )
+
+
+def output(run_dir: Path) -> str:
+    return run_dir.with_suffix(".log").read_text()
+
+
+def events(run_dir: Path, kind: str) -> list[dict]:
+    path = run_dir / "events.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [e for e in map(json.loads, lines) if e["event"] == kind]
+
+
+def pids(run_dir: Path) -> dict[str, int]:
+    """Child name -> pid, from the newest heartbeat line."""
+    path = run_dir / "heartbeat.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    if not lines:
+        return {}
+    processes = json.loads(lines[-1])["processes"]
+    return {name: beat["pid"] for name, beat in processes.items() if beat["pid"]}
+
+
+def wait_until(condition, process: subprocess.Popen, run_dir: Path, what: str):
+    """The first true value of `condition()`; fails when the run ends or time is up before."""
+    deadline = time.monotonic() + LIMIT_S
+    while time.monotonic() < deadline:
+        value = condition()
+        if value:
+            return value
+        assert process.poll() is None, f"run ended while waiting for {what}:\n{output(run_dir)}"
+        time.sleep(0.2)
+    pytest.fail(f"waited {LIMIT_S} s for {what}:\n{output(run_dir)}")
+
+
+def finish(process: subprocess.Popen, run_dir: Path) -> int:
+    try:
+        return process.wait(timeout=LIMIT_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        pytest.fail(f"run did not end:\n{output(run_dir)}")
+
+
+def children_alive(known: dict[str, int]) -> list[str]:
+    return [
+        name
+        for name, pid in known.items()
+        if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    ]
+
+
+def last_metrics(run_dir: Path) -> dict:
+    return json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[-1])
+
+
+def test_the_main_job_survives_a_killed_env_actor(tmp_path):
+    """Every part at work on real parts; one env actor is killed on the way."""
+    run_dir = tmp_path / "mario"
+    process = start(run_dir, *MARIO)
+    known = wait_until(
+        lambda: (p := pids(run_dir)) and "env-actor-1" in p and last_steps(run_dir) > 100 and p,
+        process,
+        run_dir,
+        "env actors at work",
+    )
+    os.kill(known["env-actor-1"], signal.SIGKILL)
+    assert finish(process, run_dir) == 0, output(run_dir)
+
+    failed = events(run_dir, "child_failed")
+    assert [e["child"] for e in failed] == ["env-actor-1"], failed
+    metrics = last_metrics(run_dir)
+    assert metrics["global_step"] >= 1400
+    assert metrics["update"] >= 200
+    assert metrics["restarts"] == 1
+    assert metrics["replay_duplicate_total"] == 0
+    assert metrics["replay_rejected_total"] == 0
+    assert metrics["weight_version"] > 0
+    assert metrics["prior_sent_total"] > 0
+    assert metrics["prior_fallback_rate"] < 1.0  # vLLM answered some of the questions
+    published = events(run_dir, "adapter_published")
+    assert published
+    assert all(e["accepted"] for e in published)
+    versions = [e["weight_version"] for e in events(run_dir, "evaluation")]
+    assert versions == sorted(versions)
+    assert versions[-1] > 0
+    video = max((run_dir / "videos").glob("*.mp4"))
+    assert video.read_bytes()[4:8] == b"ftyp"
+    assert len(events(run_dir, "checkpoint")) >= 2
+    assert json.loads((run_dir / "live.json").read_text())["prompt"].startswith("world 1-1")
+    assert not children_alive(known)
+    text = output(run_dir)
+    assert "env steps" in text
+    assert "Traceback" not in text
+
+
+def last_steps(run_dir: Path) -> int:
+    path = run_dir / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return json.loads(lines[-1])["global_step"] if lines else 0
+
+
+def test_ctrl_c_ends_in_a_checkpoint_and_the_same_command_goes_on(tmp_path):
+    run_dir = tmp_path / "cartpole"
+    process = start(run_dir, *CARTPOLE, "--total-env-steps", "100000")
+    wait_until(lambda: last_steps(run_dir) > 250, process, run_dir, "some env steps")
+    known = pids(run_dir)
+    os.kill(process.pid, signal.SIGINT)
+    assert finish(process, run_dir) == 75, output(run_dir)
+    assert not children_alive(known)
+    stopped = last_metrics(run_dir)
+    assert events(run_dir, "checkpoint")[-1]["reason"] == "stopped"
+
+    total = str(stopped["global_step"] + 150)
+    process = start(run_dir, *CARTPOLE, "--total-env-steps", total)
+    assert finish(process, run_dir) == 0, output(run_dir)
+    resumed = events(run_dir, "resumed")
+    assert resumed[-1]["env_steps"] == stopped["global_step"]
+    metrics = last_metrics(run_dir)
+    assert metrics["global_step"] >= int(total)
+    assert metrics["update"] > stopped["update"]
+    assert metrics["weight_version"] >= stopped["weight_version"]
+    assert metrics["replay_push_total"] > stopped["replay_push_total"]
+    assert metrics["replay_duplicate_total"] == 0
+    steps = [
+        json.loads(line)["global_step"]
+        for line in (run_dir / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert steps == sorted(steps)
