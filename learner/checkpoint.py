@@ -11,6 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from learner.weights import Weights
+
 MODEL_FILE = "model.safetensors"
 TARGET_FILE = "target.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
@@ -71,6 +73,14 @@ def load_learner(
         if kept:
             optimizer.state[parameter] = kept
     return counters
+
+
+def checkpoint_weights(folder: Path) -> Weights:
+    """The trained model saved below `folder`, as the version that the learner would publish."""
+    counters = _read_counters(folder / COUNTERS_FILE)
+    tensors = _read_tensors(folder / MODEL_FILE, None)
+    arrays = {name: value.numpy() for name, value in tensors.items()}
+    return Weights(counters.updates + counters.version_offset, arrays)
 
 
 def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
