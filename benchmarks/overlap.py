@@ -219,13 +219,13 @@ def parse_options(words: Sequence[str]) -> argparse.Namespace:
 def main() -> None:
     options = parse_options(sys.argv[1:])
     title = f"overlap, preset {options.preset}, {machine_line()}"
-    runs = options.output / "runs"
-    shutil.rmtree(runs, ignore_errors=True)
     rows: list[Row] = []
     for repeat in range(options.repeats):
         for cell in options.cells:
             for mode in MODES if repeat % 2 == 0 else MODES[::-1]:
-                run_dir = runs / f"{cell[0]}x{cell[1]}-{mode}-{repeat}"
+                name = f"{cell[0]}x{cell[1]}-{mode}-{repeat}"
+                run_dir = options.output / "overlap-runs" / name
+                shutil.rmtree(run_dir, ignore_errors=True)
                 arguments = run_arguments(options, cell, mode)
                 records = train(run_dir, arguments, seconds=options.seconds)
                 rows.append(report_row(mode, cell, records, options.warm_up))
