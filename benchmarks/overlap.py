@@ -2,7 +2,7 @@
 
     python benchmarks/overlap.py                                  # CartPole, about 8 min, 2 cores
     python benchmarks/overlap.py --preset mario-quick --cells 8x20 8x40 --seconds 90
-    python benchmarks/overlap.py --cells 4x20 --seconds 20 -- --simulations 8      # a quick look
+    python benchmarks/overlap.py --cells 4x20 --seconds 20 -- --limiter.samples-per-insert 16
 
 For every cell (environments in all x segment length) two runs of `launch/train.py` that differ in
 `control.overlap` only: same preset, simulations, samples per insert and seed. Modes alternate, so
@@ -39,6 +39,7 @@ from benchmarks.training_run import UNDISTURBED, machine_line, train
 from launch.config import load_preset, preset_names
 
 MODES = ("alternating", "overlapped")
+MIN_ROUNDS = 4  # segments of every environment; over fewer, steps/s depends on where a burst falls
 NO_LIMIT = 1_000_000_000  # env steps; `--seconds` ends such a run
 Cell = tuple[int, int]  # environments in all, segment length
 PANELS = (
@@ -171,6 +172,13 @@ def print_report(rows: Sequence[Row], cells: Sequence[Cell], title: str) -> None
             f"{cell[0]} envs, segment {cell[1]}: overlapped / alternating "
             f"{steps:.2f} in env steps/s, {updates:.2f} in updates/s"
         )
+        mine = [r for r in rows if (r.num_envs, r.segment) == cell]
+        rounds = min(r.steps_per_sec_mean * r.duration_sec for r in mine) / (cell[0] * cell[1])
+        if rounds < MIN_ROUNDS:
+            console.print(
+                f"  too short: {rounds:.1f} rounds of segments; positions come and learning follows "
+                "in bursts of a round, so raise --seconds or lower limiter.samples-per-insert"
+            )
 
 
 def run_arguments(options: argparse.Namespace, cell: Cell, mode: str) -> list[str]:
