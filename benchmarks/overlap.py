@@ -176,7 +176,7 @@ def print_report(rows: Sequence[Row], cells: Sequence[Cell], title: str) -> None
         rounds = min(r.steps_per_sec_mean * r.duration_sec for r in mine) / (cell[0] * cell[1])
         if rounds < MIN_ROUNDS:
             console.print(
-                f"  too short: {rounds:.1f} rounds of segments; positions come and learning follows "
+                f"  too short: {rounds:.1f} rounds of segments; positions come, learning follows, "
                 "in bursts of a round, so raise --seconds or lower limiter.samples-per-insert"
             )
 
