@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from replay_service.targets import TargetConfig
 
+FINAL_RATE = 0.1  # share of the learning rate that a decay ends at
+
 
 @dataclass(frozen=True, slots=True)
 class LearnerConfig:
-    """Defaults learn CartPole on one CPU core."""
+    """Defaults suit one CPU core; the presets set what was tuned for a game."""
 
-    batch_size: int = 64  # samples an update; more is steadier and slower
+    batch_size: int = 128  # samples an update; more is steadier and slower
     learning_rate: float = 1e-3  # AdamW step size after the warm-up
     warmup_updates: int = 100  # updates over which the step size rises from 0
+    decay_updates: int = 0  # updates over which it falls to a tenth along a cosine; 0 = constant
     weight_decay: float = 1e-4  # AdamW decay of matrices; more forgets faster
     grad_clip: float = 5.0  # largest global gradient norm
-    target_momentum: float = 0.01  # share of the new weights that enters the target network a step
+    target_momentum: float = 0.05  # share of the new weights that enters the target network a step
 
     policy_weight: float = 1.0  # weight of the cross-entropy to the visit shares
     value_weight: float = 0.5  # weight of the value cross-entropy
@@ -34,11 +38,26 @@ class LearnerConfig:
         for name in ("learning_rate", "grad_clip"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "be positive")
         weights = ("policy_weight", "value_weight", "reward_weight", "latent_weight")
-        for name in (*weights, "entropy_weight", "weight_decay", "warmup_updates", "real_steps"):
+        for name in (
+            *weights,
+            "entropy_weight",
+            "weight_decay",
+            "warmup_updates",
+            "decay_updates",
+            "real_steps",
+        ):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "not be negative")
         _require(
             0 < self.target_momentum <= 1, "target_momentum", self.target_momentum, "lie in (0, 1]"
         )
+
+    def learning_rate_at(self, updates: int) -> float:
+        """Step size of the update that follows `updates` earlier ones."""
+        rate = self.learning_rate * min(1.0, (updates + 1) / max(1, self.warmup_updates))
+        if self.decay_updates:
+            done = min(1.0, updates / self.decay_updates)
+            rate *= FINAL_RATE + (1.0 - FINAL_RATE) * 0.5 * (1.0 + math.cos(math.pi * done))
+        return rate
 
     def max_real_steps(self, targets: TargetConfig) -> int:
         """Most leading observations of a window that stay real; the rest are imagined."""

@@ -183,8 +183,7 @@ class Learner:
         )
 
     def _set_learning_rate(self) -> float:
-        warm = min(1.0, (self.updates + 1) / max(1, self.config.warmup_updates))
-        rate = self.config.learning_rate * warm
+        rate = self.config.learning_rate_at(self.updates)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         return rate

@@ -227,6 +227,15 @@ def test_load_names_file_and_key(tmp_path):
         learner.load(tmp_path / "nowhere")
 
 
+def test_learning_rate_rises_then_falls_along_a_cosine_to_a_tenth():
+    config = LearnerConfig(learning_rate=1.0, warmup_updates=10, decay_updates=100)
+    assert config.learning_rate_at(0) == pytest.approx(0.1)
+    assert config.learning_rate_at(50) == pytest.approx(0.55)
+    assert config.learning_rate_at(100) == config.learning_rate_at(900) == pytest.approx(0.1)
+    constant = LearnerConfig(learning_rate=1.0, warmup_updates=0)
+    assert constant.learning_rate_at(0) == constant.learning_rate_at(10_000) == 1.0
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [("batch_size", 0), ("learning_rate", 0.0), ("target_momentum", 1.5), ("value_weight", -1.0)],
