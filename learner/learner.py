@@ -133,7 +133,8 @@ class Learner:
         with torch.no_grad():
             value = self.model.support.decode(output.value_logits.float())
             metrics, priorities = _measure(loss, norm, losses, value, targets)
-        self._finish(bool(np.isfinite([metrics["loss_total"], metrics["grad_norm"]]).all()))
+        is_finite = bool(np.isfinite([metrics["loss_total"], metrics["grad_norm"]]).all())
+        self._finish(is_finite, batch)
         return metrics | {"learning_rate": rate, "real_steps": float(n_real)}, priorities
 
     def save(self, folder: Path) -> None:
@@ -188,13 +189,18 @@ class Learner:
             group["lr"] = rate
         return rate
 
-    def _finish(self, is_finite: bool) -> None:
+    def _finish(self, is_finite: bool, batch: Batch) -> None:
         self._counters.updates += 1
         if not is_finite:
             self._counters.skipped += 1
             return
         self._optimizer.step()
+        self.model.adapt_inputs(batch.obs)
         with torch.no_grad():
+            for target, buffer in zip(
+                self.target_model.buffers(), self.model.buffers(), strict=True
+            ):
+                target.copy_(buffer)
             torch._foreach_lerp_(
                 list(self.target_model.parameters()),
                 list(self.model.parameters()),

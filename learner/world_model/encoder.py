@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from learner.world_model.config import SIMNORM_GROUP, WorldModelConfig
 from replay_service.segment import GameSpec
 
+SLOWEST_ADAPTATION = 1e-3  # share of a new batch in the input statistics, once they have settled
+SMALLEST_VARIANCE = 1e-6  # an entry that never changes is not blown up
 _SMALLEST_GRID = 6  # stop halving here: 64 -> 4, 84 -> 6, 96 -> 6 pixels a side
 
 
@@ -30,11 +32,17 @@ def symlog(x: Tensor) -> Tensor:
 
 
 class VectorEncoder(nn.Module):
-    """[N, D] float32 -> [N, E]."""
+    """[N, D] float32 -> [N, E]; entries are standardised by running statistics of training data.
+
+    The statistics are buffers: they are published, saved and loaded with the weights.
+    """
 
     def __init__(self, config: WorldModelConfig, n_inputs: int) -> None:
         super().__init__()
         hidden = config.mlp_hidden
+        self.register_buffer("mean", torch.zeros(n_inputs))
+        self.register_buffer("mean_square", torch.ones(n_inputs))
+        self.register_buffer("n_adapted", torch.zeros(()))
         self.layers = nn.Sequential(
             nn.Linear(n_inputs, hidden),
             nn.LayerNorm(hidden),
@@ -43,8 +51,19 @@ class VectorEncoder(nn.Module):
             SimNorm(),
         )
 
+    @torch.no_grad()
+    def adapt(self, obs: Tensor) -> None:
+        """Move the statistics towards those of `obs` [..., D]; plain averages at first."""
+        rows = obs.flatten(0, -2).to(self.mean.dtype)
+        share = torch.clamp(1.0 / (self.n_adapted + 1.0), min=SLOWEST_ADAPTATION)
+        self.mean.lerp_(rows.mean(0), share)
+        self.mean_square.lerp_(rows.square().mean(0), share)
+        self.n_adapted += 1.0
+
     def forward(self, obs: Tensor) -> Tensor:
-        return self.layers(symlog(obs.to(self.layers[0].weight.dtype)))
+        variance = (self.mean_square - self.mean.square()).clamp(min=SMALLEST_VARIANCE)
+        standard = (obs.to(self.mean.dtype) - self.mean) * variance.rsqrt()
+        return self.layers(symlog(standard))
 
 
 class ImageEncoder(nn.Module):

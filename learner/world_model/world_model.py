@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from learner.world_model.config import WorldModelConfig
-from learner.world_model.encoder import SimNorm, make_encoder
+from learner.world_model.encoder import SimNorm, VectorEncoder, make_encoder
 from learner.world_model.support import Support
 from learner.world_model.transformer import (
     KeyValues,
@@ -76,6 +76,11 @@ class WorldModel(nn.Module):
     def encode(self, obs: Tensor) -> Tensor:
         """Latents [N, E] of observations [N, *stacked_shape], uint8 images or float vectors."""
         return self.encoder(obs)
+
+    def adapt_inputs(self, obs: Tensor) -> None:
+        """Show the input statistics a batch of observations; images need none."""
+        if isinstance(self.encoder, VectorEncoder):
+            self.encoder.adapt(obs)
 
     def forward(self, latents: Tensor, actions: Tensor) -> ModelOutput:
         """Teacher-forced window: latents [B, T, E], actions [B, T or T - 1] int64."""

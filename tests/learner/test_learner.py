@@ -158,8 +158,10 @@ def test_target_network_follows_by_its_momentum():
     before = {n: v.clone() for n, v in learner.target_model.state_dict().items()}
     learner.update(make_batch())
     online = learner.model.state_dict()
-    for name, value in learner.target_model.state_dict().items():
-        torch.testing.assert_close(value, before[name].lerp(online[name], 0.25))
+    for name, value in learner.target_model.named_parameters():
+        torch.testing.assert_close(value.data, before[name].lerp(online[name], 0.25))
+    for name, value in learner.target_model.named_buffers():
+        torch.testing.assert_close(value, dict(learner.model.named_buffers())[name])
 
 
 def test_train_publishes_every_second_update_and_returns_priorities():
