@@ -61,7 +61,13 @@ def train(
         from launch.control.ray_runtime import RayLinks, RayRuntime
 
         needs = placement(config, device)
-        runtime = RayRuntime(config.address, num_cpus=needs.num_cpus, num_gpus=needs.num_gpus)
+        try:
+            runtime = RayRuntime(config.address, num_cpus=needs.num_cpus, num_gpus=needs.num_gpus)
+        except ConnectionError as error:
+            fail(
+                f"address {config.address!r} leads to no Ray cluster ({error}); check it, or leave "
+                "--address and RAY_ADDRESS out to start Ray on this machine"
+            )
         links = RayLinks()
     stop.install()
     fleet = Fleet(config, spec, runtime, links, run_dir=run.path, device=device)

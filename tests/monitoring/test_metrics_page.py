@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shlex
 from pathlib import Path
 
+from launch import train
 from launch.monitoring.live_table import ROWS
 from launch.monitoring.metrics_writer import RECORD_KEYS
 from launch.monitoring.monitor import Monitor
@@ -40,3 +43,22 @@ def test_monitor_writes_documented_metrics() -> None:
     monitor.watch({"env-actor-0": os.getpid()})
     assert not undocumented(set(monitor.sample()))
     assert undocumented({"no_such_metric", "rss_mb/a/b"}) == {"no_such_metric", "rss_mb/a/b"}
+
+
+def test_a_run_writes_documented_metrics_only(tmp_path: Path) -> None:
+    """Every part that has figures takes part: prior, tuning, evaluation, replay, monitor."""
+    arguments = shlex.split(
+        """--preset mario-quick --runtime serial --device cpu --envs-per-actor 2
+        --acting.num-actors 1 --acting.segment-length 8 --acting.collect-steps 16 --simulations 4
+        --total-env-steps 112 --replay.min-positions 16 --replay.capacity-mb 50
+        --learner.batch-size 8 --limiter.samples-per-insert 1 --control.updates-per-call 2
+        --evaluation.every-env-steps 40 --evaluation.n-episodes 1 --evaluation.final-episodes 1
+        --evaluation.max-steps 6 --language.world-model-updates-per-call 2
+        --language.updates-per-call 1 --language.batch-size 4 --language.micro-batch-size 4
+        --control.log-period-s 0.1"""
+    )
+    assert train.main([*arguments, "--run-dir", str(tmp_path / "run")]) == 0
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    names = {name for line in lines for name in json.loads(line)}
+    assert {"loss_total", "prior_sent_total", "language_loss", "eval_return_mean"} <= names
+    assert not undocumented(names)
