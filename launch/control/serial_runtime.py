@@ -5,7 +5,6 @@ A call runs when it is issued, so with one seed the order of all work is fixed.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 
@@ -24,7 +23,7 @@ class SerialRuntime:
     def start(
         self, name: str, role: str, factory: type, kwargs: dict[str, object], resources: Resources
     ) -> Child:
-        return Child(name=name, role=role, handle=factory(**kwargs), pid=os.getpid())
+        return Child(name=name, role=role, handle=factory(**kwargs))
 
     def call(
         self,
