@@ -19,6 +19,7 @@ import platform
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -78,6 +79,7 @@ def checkpoint_times(run_dir: Path, started: float) -> dict[str, tuple[int, floa
 
 def play(config: Config, folder: Path) -> list[float]:
     """Returns of N_EPISODES greedy episodes with the weights of one checkpoint."""
+    torch.set_num_threads(1)
     store = WeightStore()
     store.push(checkpoint_weights(folder / "learner"))
     player = make_player(
@@ -112,9 +114,11 @@ def measure(run_dir: Path, seed: int, options: argparse.Namespace) -> list[Point
     started = time.time()
     arguments = train(run_dir, seed, options.env_steps, options.every, options.extra)
     _, config = parse(arguments)
+    times = checkpoint_times(run_dir, started)
+    with ProcessPoolExecutor(max_workers=os.cpu_count()) as pool:
+        played = list(pool.map(play, [config] * len(times), map(Path, times)))
     points = []
-    for path, (env_steps, seconds) in checkpoint_times(run_dir, started).items():
-        returns = play(config, Path(path))
+    for (env_steps, seconds), returns in zip(times.values(), played, strict=True):
         points.append(Point(env_steps, seconds, float(np.mean(returns)), float(np.min(returns))))
         print(
             f"[benchmark] seed {seed}: {env_steps} env steps, {seconds:.0f} s: "
@@ -169,7 +173,6 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "benchmarks" / "cartpole")
     parser.add_argument("extra", nargs="*", help="more settings for launch/train.py, after --")
     options = parser.parse_args()
-    torch.set_num_threads(1)
     folder = options.output / time.strftime("%Y%m%d-%H%M%S")
     folder.mkdir(parents=True)
     curves = {seed: measure(folder / f"seed-{seed}", seed, options) for seed in options.seeds}
