@@ -19,7 +19,7 @@ from actors.prior.client import PendingPrior
 from actors.search import SearchOutput
 from actors.segment_builder import SegmentBuilder, Step
 from learner.language.prompt import mask_options
-from learner.weights import NO_VERSION, WeightSource, load_weights
+from learner.weights import NO_VERSION, WeightSource
 from replay_service.segment import Segment, SegmentHeader
 from replay_service.targets import TargetConfig
 
@@ -91,8 +91,8 @@ class ActingLoop:
         targets: TargetConfig,
         identity: ActorIdentity,
     ) -> None:
+        self._player = player
         self._games = player.games
-        self._model = player.model
         self._planner = player.planner
         self._prior = player.prior
         self._weight_source = weight_source
@@ -130,7 +130,8 @@ class ActingLoop:
         started = time.perf_counter()
         report = CollectReport()
         segments: list[Segment] = []
-        self._pull_weights()
+        version = self._player.pull_weights(self._weight_source, self._weight_version)
+        self._weight_version = version
         report.add_seconds("pull", started)
         while report.env_steps < n_steps:
             self._play_half(self._turn, env_steps_so_far + report.env_steps, report, segments)
@@ -144,13 +145,6 @@ class ActingLoop:
     def close(self) -> None:
         for game in self._games:
             game.close()
-
-    def _pull_weights(self) -> None:
-        weights = self._weight_source.pull_if_newer(self._weight_version)
-        if weights is not None:
-            load_weights(self._model, weights)
-            self._weight_version = weights.version
-            self._planner.weights_changed(weights.version)
 
     def _ask_prior(self, half: int) -> None:
         if self._prior is None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from actors.collect_report import end_reason
 from actors.player import Player
 from actors.segment_builder import stack_frames
-from learner.weights import NO_VERSION, WeightSource, load_weights
+from learner.weights import NO_VERSION, WeightSource
 
 VIDEO_FPS = 15  # one frame per agent step; Mario's frame skip of 4 makes this about real time
 
@@ -91,8 +91,8 @@ class EvaluationLoop:
         weight_source: WeightSource,
         config: EvaluationConfig,
     ) -> None:
+        self._player = player
         self._games = player.games
-        self._model = player.model
         self._planner = player.planner
         self._prior = player.prior
         self._weight_source = weight_source
@@ -102,11 +102,7 @@ class EvaluationLoop:
     def evaluate(self, n_episodes: int, video: bool) -> EvaluationReport:
         """Pulls the newest weights and plays `n_episodes`, batched over the games."""
         started = time.perf_counter()
-        weights = self._weight_source.pull_if_newer(self._weight_version)
-        if weights is not None:
-            load_weights(self._model, weights)
-            self._weight_version = weights.version
-            self._planner.weights_changed(weights.version)
+        self._weight_version = self._player.pull_weights(self._weight_source, self._weight_version)
         episodes: list[_Episode] = []
         recording: bytes | None = None
         while len(episodes) < n_episodes:

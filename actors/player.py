@@ -11,6 +11,7 @@ from actors.envs.game import Game, make_game
 from actors.prior.client import PriorClient, PriorTransport
 from actors.prior.config import PriorConfig
 from actors.search import Planner, SearchConfig
+from learner.weights import WeightSource, load_weights
 from learner.world_model import WorldModel, WorldModelConfig
 
 
@@ -34,6 +35,15 @@ class Player:
     model: WorldModel
     planner: Planner
     prior: PriorClient | None
+
+    def pull_weights(self, source: WeightSource, version: int) -> int:
+        """Takes over newer weights than `version`, if any; returns the version now played with."""
+        weights = source.pull_if_newer(version)
+        if weights is None:
+            return version
+        load_weights(self.model, weights)
+        self.planner.weights_changed(weights.version)
+        return weights.version
 
 
 def make_player(
