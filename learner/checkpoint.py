@@ -15,6 +15,7 @@ from learner.weights import Weights
 
 MODEL_FILE = "model.safetensors"
 TARGET_FILE = "target.safetensors"
+AVERAGE_FILE = "average.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
 COUNTERS_FILE = "learner.json"
 
@@ -33,13 +34,15 @@ def save_learner(
     folder: Path,
     model: nn.Module,
     target_model: nn.Module,
+    average_model: nn.Module,
     optimizer: torch.optim.Optimizer,
     counters: LearnerCounters,
 ) -> None:
-    """Write four files below `folder`, which is created."""
+    """Write five files below `folder`, which is created."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file(_contiguous(model.state_dict()), folder / MODEL_FILE)
     save_file(_contiguous(target_model.state_dict()), folder / TARGET_FILE)
+    save_file(_contiguous(average_model.state_dict()), folder / AVERAGE_FILE)
     save_file(_contiguous(_moments(model, optimizer)), folder / OPTIMIZER_FILE)
     text = json.dumps(asdict(counters), indent=1, sort_keys=True)
     (folder / COUNTERS_FILE).write_text(text, encoding="utf-8")
@@ -49,9 +52,10 @@ def load_learner(
     folder: Path,
     model: nn.Module,
     target_model: nn.Module,
+    average_model: nn.Module,
     optimizer: torch.optim.Optimizer,
 ) -> LearnerCounters:
-    """Fill the three objects in place; ValueError names the file and key that do not fit.
+    """Fill the four objects in place; ValueError names the file and key that do not fit.
 
     All files are read and checked before anything changes.
     """
@@ -59,10 +63,12 @@ def load_learner(
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     state = _read_tensors(folder / MODEL_FILE, expected)
     target_state = _read_tensors(folder / TARGET_FILE, expected)
+    average_state = _read_tensors(folder / AVERAGE_FILE, expected)
     moments = _read_tensors(folder / OPTIMIZER_FILE, None)
     _check_moments(folder / OPTIMIZER_FILE, moments, model)
     model.load_state_dict(state)
     target_model.load_state_dict(target_state)
+    average_model.load_state_dict(average_state)
     for name, parameter in model.named_parameters():
         kept = {
             key.rpartition("/")[2]: value.to(parameter.device)
@@ -76,9 +82,9 @@ def load_learner(
 
 
 def checkpoint_weights(folder: Path) -> Weights:
-    """The trained model saved below `folder`, as the version that the learner would publish."""
+    """What the learner saved below `folder` would publish: its averaged model and the version."""
     counters = _read_counters(folder / COUNTERS_FILE)
-    tensors = _read_tensors(folder / MODEL_FILE, None)
+    tensors = _read_tensors(folder / AVERAGE_FILE, None)
     arrays = {name: value.numpy() for name, value in tensors.items()}
     return Weights(counters.updates + counters.version_offset, arrays)
 

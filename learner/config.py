@@ -29,6 +29,7 @@ class LearnerConfig:
     entropy_weight: float = 5e-3  # bonus for an undecided policy; more keeps exploring longer
 
     real_steps: int = 0  # most leading observations given as real ones, 0 means all unroll steps
+    averaged_share: float = 0.0  # newest share of all updates in published weights; 0 = no mean
     publish_every: int = 100  # updates between two publications of weights
     bf16: bool = True  # bfloat16 matrix products on CUDA; the CPU always computes in float32
 
@@ -50,6 +51,9 @@ class LearnerConfig:
         _require(
             0 < self.target_momentum <= 1, "target_momentum", self.target_momentum, "lie in (0, 1]"
         )
+        _require(
+            0 <= self.averaged_share <= 1, "averaged_share", self.averaged_share, "lie in [0, 1]"
+        )
 
     def learning_rate_at(self, updates: int) -> float:
         """Step size of the update that follows `updates` earlier ones."""
@@ -58,6 +62,14 @@ class LearnerConfig:
             done = min(1.0, updates / self.decay_updates)
             rate *= FINAL_RATE + (1.0 - FINAL_RATE) * 0.5 * (1.0 + math.cos(math.pi * done))
         return rate
+
+    def average_momentum_at(self, updates: int) -> float:
+        """Share of the newest weights that enters the average after `updates` updates.
+
+        Polynomial-decay averaging (Shamir & Zhang, arXiv 1212.1824): the horizon grows with the
+        run, so that early weights, which are worth little, fade without a second time constant.
+        """
+        return min(1.0, 1.0 / max(1e-9, self.averaged_share * updates))
 
     def max_real_steps(self, targets: TargetConfig) -> int:
         """Most leading observations of a window that stay real; the rest are imagined."""

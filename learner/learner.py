@@ -62,6 +62,7 @@ class Learner:
             self.model = WorldModel(model_config, spec)
         self.model.to(self.device)
         self.target_model = copy.deepcopy(self.model).requires_grad_(False)
+        self.average_model = copy.deepcopy(self.model).requires_grad_(False)
         self._rng = np.random.default_rng(seed)
         self._optimizer = make_optimizer(self.model, config, self.device)
         self._counters = LearnerCounters()
@@ -85,8 +86,8 @@ class Learner:
             self._counters.version_offset += max(0, published + 1 - self.version)
 
     def weights(self) -> Weights:
-        """The trained model as publishable arrays."""
-        return snapshot_weights(self.model, self.version)
+        """The averaged model as publishable arrays."""
+        return snapshot_weights(self.average_model, self.version)
 
     def train(self, n_updates: int, source: BatchSource, sink: WeightSink | None) -> TrainReport:
         """Run `n_updates` updates; publishes to `sink` every `publish_every` of them."""
@@ -138,13 +139,22 @@ class Learner:
         return metrics | {"learning_rate": rate, "real_steps": float(n_real)}, priorities
 
     def save(self, folder: Path) -> None:
-        """Write model, target, optimizer, counters and RNG below `folder`, without pickle."""
+        """Write all models, optimizer, counters and RNG below `folder`, without pickle."""
         self._counters.rng_state = self._rng.bit_generator.state
-        save_learner(folder, self.model, self.target_model, self._optimizer, self._counters)
+        save_learner(
+            folder,
+            self.model,
+            self.target_model,
+            self.average_model,
+            self._optimizer,
+            self._counters,
+        )
 
     def load(self, folder: Path) -> None:
         """Restore what `save` wrote, exactly; ValueError names the file and key that do not fit."""
-        self._counters = load_learner(folder, self.model, self.target_model, self._optimizer)
+        self._counters = load_learner(
+            folder, self.model, self.target_model, self.average_model, self._optimizer
+        )
         self._rng.bit_generator.state = self._counters.rng_state
 
     @property
@@ -196,16 +206,17 @@ class Learner:
             return
         self._optimizer.step()
         self.model.adapt_inputs(batch.obs)
-        with torch.no_grad():
-            for target, buffer in zip(
-                self.target_model.buffers(), self.model.buffers(), strict=True
-            ):
-                target.copy_(buffer)
-            torch._foreach_lerp_(
-                list(self.target_model.parameters()),
-                list(self.model.parameters()),
-                self.config.target_momentum,
-            )
+        average_momentum = self.config.average_momentum_at(self.updates)
+        follow(self.target_model, self.model, self.config.target_momentum)
+        follow(self.average_model, self.model, average_momentum)
+
+
+@torch.no_grad()
+def follow(follower: WorldModel, model: WorldModel, momentum: float) -> None:
+    """Move the parameters of `follower` by the share `momentum` towards `model`; copy buffers."""
+    for target, buffer in zip(follower.buffers(), model.buffers(), strict=True):
+        target.copy_(buffer)
+    torch._foreach_lerp_(list(follower.parameters()), list(model.parameters()), momentum)
 
 
 def make_optimizer(

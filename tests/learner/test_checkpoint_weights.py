@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from learner.checkpoint import COUNTERS_FILE, MODEL_FILE, checkpoint_weights
+from learner.checkpoint import AVERAGE_FILE, COUNTERS_FILE, checkpoint_weights
 from learner.config import LearnerConfig
 from learner.learner import Learner
 from learner.weights import load_weights
@@ -21,8 +21,8 @@ MODEL = WorldModelConfig(embed_dim=16, n_layers=1)
 @pytest.fixture
 def learner():
     learner = Learner(LearnerConfig(), MODEL, TargetConfig(), SPEC, "cpu", seed=3)
-    with torch.no_grad():  # the target network must not be what is read
-        for parameter in learner.model.parameters():
+    with torch.no_grad():  # neither the target network nor the newest weights may be read
+        for parameter in learner.average_model.parameters():
             parameter.add_(0.25)
     learner.advance_version(published=41)
     return learner
@@ -41,11 +41,11 @@ def test_they_load_into_a_model_of_the_same_settings(learner, tmp_path):
     learner.save(tmp_path)
     model = WorldModel(MODEL, SPEC)
     load_weights(model, checkpoint_weights(tmp_path))
-    for name, value in learner.model.state_dict().items():
+    for name, value in learner.average_model.state_dict().items():
         assert torch.equal(model.state_dict()[name], value), name
 
 
-@pytest.mark.parametrize("missing", [MODEL_FILE, COUNTERS_FILE])
+@pytest.mark.parametrize("missing", [AVERAGE_FILE, COUNTERS_FILE])
 def test_a_missing_file_is_named(learner, tmp_path, missing):
     learner.save(tmp_path)
     (tmp_path / missing).unlink()

@@ -164,6 +164,31 @@ def test_target_network_follows_by_its_momentum():
         torch.testing.assert_close(value, dict(learner.model.named_buffers())[name])
 
 
+def test_published_weights_are_the_newest_ones_without_averaging():
+    learner = make_learner()
+    for _ in range(3):
+        learner.update(make_batch())
+    for name, array in learner.weights().tensors.items():
+        np.testing.assert_array_equal(array, learner.model.state_dict()[name].numpy())
+
+
+def test_published_weights_average_a_growing_share_of_the_updates():
+    """With share 1 the momentum is 1 / t: the plain mean of all weights so far."""
+    learner = make_learner(averaged_share=1.0)
+    seen = []
+    for _ in range(6):
+        learner.update(make_batch())
+        seen.append({n: v.clone() for n, v in learner.model.named_parameters()})
+    published = learner.weights().tensors
+    for name in seen[0]:
+        mean = torch.stack([weights[name].detach() for weights in seen]).mean(0)
+        np.testing.assert_allclose(published[name], mean.numpy(), atol=1e-6)
+    for name in published.keys() - seen[0].keys():  # input statistics
+        np.testing.assert_array_equal(published[name], learner.model.state_dict()[name].numpy())
+    momenta = [LearnerConfig(averaged_share=0.2).average_momentum_at(t) for t in (1, 5, 10, 500)]
+    assert momenta == pytest.approx([1.0, 1.0, 0.5, 0.01])
+
+
 def test_train_publishes_every_second_update_and_returns_priorities():
     learner, source, store = make_learner(), Batches(), WeightStore()
     report = learner.train(5, source, store)
@@ -175,11 +200,11 @@ def test_train_publishes_every_second_update_and_returns_priorities():
 
 
 def test_resumed_training_is_bit_equal(tmp_path):
-    learner = make_learner()
+    learner = make_learner(averaged_share=0.5)
     learner.train(5, Batches(), None)
     learner.save(tmp_path)
     learner.train(5, Batches(5), None)
-    resumed = make_learner(seed=99)
+    resumed = make_learner(seed=99, averaged_share=0.5)
     resumed.load(tmp_path)
     assert resumed.updates == 5
     resumed.train(5, Batches(5), None)
@@ -187,6 +212,8 @@ def test_resumed_training_is_bit_equal(tmp_path):
         assert torch.equal(value, learner.model.state_dict()[name]), name
     for name, value in resumed.target_model.state_dict().items():
         assert torch.equal(value, learner.target_model.state_dict()[name]), name
+    for name, array in resumed.weights().tensors.items():
+        np.testing.assert_array_equal(array, learner.weights().tensors[name])
 
 
 def test_versions_grow_when_an_older_checkpoint_is_restored(tmp_path):
