@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from actors.envs.config import EnvConfig
 from actors.envs.game import Game, make_game
@@ -57,6 +58,8 @@ def make_player(
     planner_seed, prior_seed, *game_seeds = rng.integers(0, 2**31 - 1, size=n_games + 2)
     games = [make_game(config.env, int(seed)) for seed in game_seeds]
     model = WorldModel(config.model, games[0].spec).to(config.device).eval()
+    if config.search.bf16 and torch.device(config.device).type == "cuda":
+        model.store_parameters_in(torch.bfloat16)
     planner = Planner(
         model,
         config.search,

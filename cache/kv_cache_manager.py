@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from cache.pages import NULL_PAGE, Pages, PageShape
+from cache.pages import N_RESERVED_PAGES, NULL_PAGE, Pages, PageShape
 from cache.pool import EMPTY, Eviction, Ints, PagePool, PoolStats
 
 Scope = Literal["all", "recurrent", "env"]
@@ -50,7 +50,7 @@ class KVCacheManager:
             raise ValueError(f"window_steps must be at least 1, got {window_steps}")
         self.window_steps = window_steps
         self.version = -1
-        first = NULL_PAGE + 1
+        first = N_RESERVED_PAGES
         sizes = (
             ("init", n_init, window_steps, n_envs),
             ("recurrent", n_recurrent, tree_pages, n_envs),

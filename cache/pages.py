@@ -2,6 +2,7 @@
 
 A page holds one step t as two tokens: the action a_{t-1} that led to it in slot 0 and the
 observation o_t in slot 1. Page 0 is the null page: always zero, never valid, never written.
+Page 1 is the spare page: rows that only fill up a batch write there, and nobody reads it.
 Reading and writing is by page id, whole pages at a time; who owns which page is decided elsewhere.
 """
 
@@ -13,6 +14,8 @@ import torch
 from torch import Tensor
 
 NULL_PAGE = 0
+SPARE_PAGE = 1
+N_RESERVED_PAGES = 2
 TOKENS_PER_STEP = 2
 ACTION_SLOT, OBSERVATION_SLOT = 0, 1
 

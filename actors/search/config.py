@@ -23,6 +23,7 @@ class SearchConfig:
     max_roots: int = 0  # most environments in one search call; 0 = all
     init_pages: int = 0  # pages of real history; 0 = W per environment, fewer means rebuilds
     recurrent_pages: int = 0  # pages of tree nodes; 0 = n_simulations per environment
+    bf16: bool = True  # bfloat16 model and pages on CUDA; the CPU always computes in float32
     debug: bool = False  # fill unused pages with NaN, so that a wrong read shows
 
     def __post_init__(self) -> None:

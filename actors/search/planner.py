@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from actors.search import model_step
 from actors.search.config import SearchConfig
 from actors.search.contexts import Contexts, RootStep, make_cache
 from actors.search.history import NO_ACTION, Ints
@@ -26,10 +26,24 @@ from actors.search.root_prior import (
     mix_root_prior,
     softmax_legal,
 )
-from actors.search.tree import Puct, expand_and_backup, plant, root_visits, select
-from actors.search.workspace import Workspace
+from actors.search.tree import (
+    Puct,
+    Tree,
+    expand_and_backup,
+    make_tree,
+    plant,
+    root_visits,
+    select,
+)
 from cache.pool import PoolStats
 from learner.world_model import WorldModel
+
+
+class Workspace(NamedTuple):
+    """Trees of B roots and what evaluates their leaves; kept per B and reused."""
+
+    tree: Tree
+    step: model_step.ModelStep
 
 
 class Spent(NamedTuple):
@@ -71,6 +85,7 @@ class Planner:
         # Node of each root action in an environment's latest tree, for its next root.
         self._root_nodes: Ints = np.full((n_envs, model.spec.n_actions), -1, np.int64)
         self._workspaces: dict[int, Workspace] = {}
+        self._steps: dict[int, model_step.ModelStep] = {}
 
     def search(
         self,
@@ -172,15 +187,21 @@ class Planner:
 
     def _workspace(self, n_roots: int) -> Workspace:
         if n_roots not in self._workspaces:
+            n_simulations, n_actions = self.config.n_simulations, self._model.spec.n_actions
             self._workspaces[n_roots] = Workspace(
-                n_roots,
-                self.config.n_simulations,
-                self._model.spec.n_actions,
-                self._contexts.n_window,
-                self._cache.pages,
-                self._device,
+                make_tree(n_roots, n_simulations, n_actions, self._contexts.n_window),
+                self._model_step(n_roots),
             )
         return self._workspaces[n_roots]
+
+    def _model_step(self, n_rows: int) -> model_step.ModelStep:
+        """Buffers of equal size are shared: searches of one planner never overlap."""
+        n_padded = model_step.padded_rows(n_rows, self._device)
+        if n_padded not in self._steps:
+            self._steps[n_padded] = model_step.ModelStep(
+                self._model, self._cache.pages, n_rows, self._device
+            )
+        return self._steps[n_padded]
 
     def _root_prior(
         self,
@@ -218,27 +239,17 @@ class Planner:
 
     def _simulate(self, work: Workspace, root: RootStep, first_page: Ints) -> float:
         """Run all simulations; returns the seconds spent in tree kernels."""
-        model, pages, tree, puct = self._model, self._cache.pages, work.tree, self._puct
-        seconds_tree = seconds_model = 0.0
+        tree, puct, step, n_roots = work.tree, self._puct, work.step, len(root.steps)
+        seconds_tree, seconds_model = 0.0, step.seconds_model
         for simulation in range(self.config.n_simulations):
             t0 = perf_counter()
-            select(tree, simulation, puct, root.steps, first_page, work.leaves)
+            select(tree, simulation, puct, root.steps, first_page, step.leaves)
             t1 = perf_counter()
-            action, step, page = work.upload()
-            pages.gather(work.window_ids, work.flat_kv, work.flat_valid)
+            outputs = step.run(n_roots)
             t2 = perf_counter()
-            reward, latent, action_kv = model.action_token(action, step, work.kv, work.valid)
-            logits, value, observation_kv = model.observation_token(
-                latent, step, work.kv, work.valid, action_kv, work.has_action
-            )
-            t3 = perf_counter()
-            pages.write(page, action_kv, observation_kv)
-            outputs = _download(reward, value, logits)
-            t4 = perf_counter()
             expand_and_backup(tree, simulation, puct, outputs, False)
-            seconds_tree += (t1 - t0) + (perf_counter() - t4)
-            seconds_model += t3 - t2
-        self._contexts.seconds_model += seconds_model
+            seconds_tree += (t1 - t0) + (perf_counter() - t2)
+        self._contexts.seconds_model += step.seconds_model - seconds_model
         return seconds_tree
 
     def _output(
@@ -270,11 +281,6 @@ class Planner:
             depth_max=tree.depth.max(axis=1).astype(np.int32),
             stats=stats,
         )
-
-
-def _download(reward: Tensor, value: Tensor, logits: Tensor) -> NDArray[np.floating]:
-    """One packed transfer to the host: [B, 2 + A]."""
-    return torch.cat((reward[:, None], value[:, None], logits), dim=1).cpu().numpy()
 
 
 def _share_out(prior: Probabilities, n_visits: int) -> NDArray[np.int32]:

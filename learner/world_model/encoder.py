@@ -63,7 +63,7 @@ class VectorEncoder(nn.Module):
     def forward(self, obs: Tensor) -> Tensor:
         variance = (self.mean_square - self.mean.square()).clamp(min=SMALLEST_VARIANCE)
         standard = (obs.to(self.mean.dtype) - self.mean) * variance.rsqrt()
-        return self.layers(symlog(standard))
+        return self.layers(symlog(standard).to(self.layers[0].weight.dtype))
 
 
 class ImageEncoder(nn.Module):

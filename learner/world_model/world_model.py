@@ -82,6 +82,11 @@ class WorldModel(nn.Module):
         if isinstance(self.encoder, VectorEncoder):
             self.encoder.adapt(obs)
 
+    def store_parameters_in(self, dtype: torch.dtype) -> None:
+        """For inference in low precision; input statistics and value bins stay as they are."""
+        for parameter in self.parameters():
+            parameter.data = parameter.data.to(dtype)
+
     def forward(self, latents: Tensor, actions: Tensor) -> ModelOutput:
         """Teacher-forced window: latents [B, T, E], actions [B, T or T - 1] int64."""
         features, _ = self._window(latents, actions)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from cache.kv_cache_manager import KVCacheManager
-from cache.pages import NULL_PAGE, PageShape
+from cache.pages import N_RESERVED_PAGES, NULL_PAGE, PageShape
 from cache.pool import EMPTY
 
 SHAPE = PageShape(n_layers=2, n_heads=1, head_dim=2)
@@ -152,7 +152,7 @@ def test_statistics_count_each_level():
 def test_pools_cover_the_tensor_without_overlap():
     cache = make_manager()
     pools = (cache.init, cache.recurrent, cache.scratch)
-    first = NULL_PAGE + 1
+    first = N_RESERVED_PAGES
     for pool in pools:
         assert pool.first_page == first
         first += pool.n_pages

@@ -1,0 +1,120 @@
+"""The model call of one simulation, over buffers that never move.
+
+Page ids, actions and steps of all leaves go to the device in one transfer; rewards, values and
+logits come back in one; latents, keys and values stay there. Fixed buffers and padded row counts
+let CUDA replay the whole call as one graph; the CPU runs the same code without padding.
+"""
+
+from __future__ import annotations
+
+from time import perf_counter
+
+import torch
+from numpy.typing import NDArray
+
+from actors.search.tree import Leaves
+from cache.pages import NULL_PAGE, SPARE_PAGE, TOKENS_PER_STEP, Pages
+from learner.world_model import WorldModel
+
+WARM_UP_CALLS = 3  # before a capture: libraries choose their kernels and allocate (CUDA graphs)
+
+
+def padded_rows(n_rows: int, device: torch.device) -> int:
+    """Rows of the buffers that serve `n_rows` leaves: a few sizes on CUDA, so a few graphs."""
+    if device.type == "cpu":
+        return n_rows
+    return 1 << (n_rows - 1).bit_length() if n_rows <= 64 else -(-n_rows // 64) * 64
+
+
+class ModelStep:
+    """Evaluates up to `n_rows` leaves a call; used by one planner's thread.
+
+    leaves: what to evaluate; numpy views of one host buffer, filled before each call
+    seconds_model: grows; on CUDA it holds the wait for the whole replayed graph
+    """
+
+    def __init__(self, model: WorldModel, pages: Pages, n_rows: int, device: torch.device) -> None:
+        self.n_rows = padded_rows(n_rows, device)
+        self.seconds_model = 0.0
+        self._model = model
+        self._pages = pages
+        self._device = device
+        n_context = model.config.window_steps - 1
+        n_window = n_context * self.n_rows
+        on_host = device.type == "cpu"
+        host = torch.zeros(n_window + 3 * self.n_rows, dtype=torch.int64, pin_memory=not on_host)
+        self._host_ids = host
+        self._ids = host if on_host else host.to(device)
+        page, action, step = host[n_window:].numpy().reshape(3, self.n_rows)
+        self.leaves = Leaves(
+            host[:n_window].numpy().reshape(self.n_rows, n_context), page, action, step
+        )
+        self._window = self._ids[:n_window]
+        self._page, self._action, self._step = self._ids[n_window:].unflatten(0, (3, self.n_rows))
+        kv = torch.zeros((n_window, *pages.shape.dims), device=device, dtype=pages.kv.dtype)
+        valid = torch.zeros((n_window, TOKENS_PER_STEP), device=device, dtype=torch.bool)
+        self._flat_kv, self._flat_valid = kv, valid
+        self._kv = kv.unflatten(0, (self.n_rows, n_context))
+        self._valid = valid.unflatten(0, (self.n_rows, n_context))
+        self._has_action = torch.ones(self.n_rows, device=device, dtype=torch.bool)
+        # Scalars are decoded in float32 at least, whatever the parameters are stored in.
+        dtype = torch.promote_types(pages.kv.dtype, torch.float32)
+        shape = (self.n_rows, 2 + model.spec.n_actions)
+        self._outputs = torch.zeros(shape, device=device, dtype=dtype)
+        self._host_outputs = (
+            self._outputs if on_host else torch.zeros(shape, dtype=dtype, pin_memory=True)
+        )
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def run(self, n_rows: int) -> NDArray:
+        """Evaluate the first `n_rows` leaves and write their pages.
+
+        Returns [n_rows, 2 + A]: reward into the leaf, its value, its policy logits; a view that
+        the next call overwrites.
+        """
+        leaves = self.leaves
+        leaves.window[n_rows:], leaves.page[n_rows:] = NULL_PAGE, SPARE_PAGE
+        if self._device.type == "cpu":
+            self._evaluate()
+        else:
+            self._replay()
+        return self._host_outputs.numpy()[:n_rows]
+
+    def _evaluate(self) -> None:
+        model, pages = self._model, self._pages
+        pages.gather(self._window, self._flat_kv, self._flat_valid)
+        start = perf_counter()
+        reward, latent, action_kv = model.action_token(
+            self._action, self._step, self._kv, self._valid
+        )
+        logits, value, observation_kv = model.observation_token(
+            latent, self._step, self._kv, self._valid, action_kv, self._has_action
+        )
+        self.seconds_model += perf_counter() - start
+        pages.write(self._page, action_kv, observation_kv)
+        self._outputs[:, 0] = reward
+        self._outputs[:, 1] = value
+        self._outputs[:, 2:] = logits
+
+    def _replay(self) -> None:
+        start = perf_counter()
+        self._ids.copy_(self._host_ids, non_blocking=True)
+        if self._graph is None:
+            self._graph = self._capture()
+        self._graph.replay()
+        self._host_outputs.copy_(self._outputs, non_blocking=True)
+        torch.cuda.current_stream(self._device).synchronize()
+        self.seconds_model += perf_counter() - start
+
+    def _capture(self) -> torch.cuda.CUDAGraph:
+        """Record `_evaluate`; new weights need no new graph, they are copied into old tensors."""
+        stream = torch.cuda.Stream(self._device)
+        stream.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UP_CALLS):
+                self._evaluate()
+        torch.cuda.current_stream(self._device).wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._evaluate()
+        return graph
