@@ -11,7 +11,9 @@ from typing import Literal
 class SearchConfig:
     """Tree search of one planner; PUCT constants as in MuZero (arXiv 1911.08265, appendix B)."""
 
-    n_simulations: int = 25  # model calls per search; more is stronger and slower
+    n_simulations: int = 25  # visits per search; more is stronger and slower
+    leaves_per_call: int = 1  # leaves of a tree per model call; more is faster, less directed
+    reuse_tree: bool = False  # keep the played move's subtree; saves calls, its values are older
 
     pb_c_base: float = 19652.0  # visits at which exploration starts to grow
     pb_c_init: float = 1.25  # weight of the prior against the value; higher explores more
@@ -28,6 +30,7 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         self._check("n_simulations", self.n_simulations, 1, 100_000)
+        self._check("leaves_per_call", self.leaves_per_call, 1, self.n_simulations)
         self._check("pb_c_base", self.pb_c_base, 1.0, math.inf)
         self._check("pb_c_init", self.pb_c_init, 0.0, math.inf)
         self._check("dirichlet_alpha", self.dirichlet_alpha, 1e-3, 1e3)

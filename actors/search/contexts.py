@@ -29,11 +29,13 @@ class RootStep:
 
     steps [B]; window [B, C] pages of the last C = W - 1 steps, the root's own included
     logits [B, A] and value [B]: the world model's, float64
+    tree_page [B]: page of the node that the played action led to, EMPTY where no tree had it
     n_rebuilt: rows whose window had to be rebuilt
     """
 
     steps: Ints
     window: Ints
+    tree_page: Ints
     logits: NDArray[np.float64]
     value: NDArray[np.float64]
     n_rebuilt: int
@@ -82,7 +84,7 @@ class Contexts:
         cache.publish(envs, steps)
         window = np.concatenate((context, own[:, None]), axis=1)[:, 1:]
         outputs = torch.cat((logits, value[:, None]), dim=1).double().cpu().numpy()
-        return RootStep(steps, window, outputs[:, :-1], outputs[:, -1], len(lost))
+        return RootStep(steps, window, tree_page, outputs[:, :-1], outputs[:, -1], len(lost))
 
     @property
     def n_window(self) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from time import perf_counter
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -27,14 +28,16 @@ def padded_rows(n_rows: int, device: torch.device) -> int:
 
 
 class ModelStep:
-    """Evaluates up to `n_rows` leaves a call; used by one planner's thread.
+    """Evaluates the leaves of B roots, K each, in one call; used by one planner's thread.
 
-    leaves: what to evaluate; numpy views of one host buffer, filled before each call
     seconds_model: grows; on CUDA it holds the wait for the whole replayed graph
     """
 
-    def __init__(self, model: WorldModel, pages: Pages, n_rows: int, device: torch.device) -> None:
-        self.n_rows = padded_rows(n_rows, device)
+    def __init__(
+        self, model: WorldModel, pages: Pages, n_roots: int, n_leaves: int, device: torch.device
+    ) -> None:
+        self.n_rows = padded_rows(n_roots * n_leaves, device)
+        self._n_leaves = n_leaves
         self.seconds_model = 0.0
         self._model = model
         self._pages = pages
@@ -46,9 +49,8 @@ class ModelStep:
         self._host_ids = host
         self._ids = host if on_host else host.to(device)
         page, action, step = host[n_window:].numpy().reshape(3, self.n_rows)
-        self.leaves = Leaves(
-            host[:n_window].numpy().reshape(self.n_rows, n_context), page, action, step
-        )
+        window = host[:n_window].numpy().reshape(self.n_rows, n_context)
+        self._all = (window, page, action, step)
         self._window = self._ids[:n_window]
         self._page, self._action, self._step = self._ids[n_window:].unflatten(0, (3, self.n_rows))
         kv = torch.zeros((n_window, *pages.shape.dims), device=device, dtype=pages.kv.dtype)
@@ -66,19 +68,25 @@ class ModelStep:
         )
         self._graph: torch.cuda.CUDAGraph | None = None
 
-    def run(self, n_rows: int) -> NDArray:
-        """Evaluate the first `n_rows` leaves and write their pages.
+    def leaves(self, n_roots: int) -> Leaves:
+        """What a search of `n_roots` roots fills before each `run`; the other rows go nowhere."""
+        n_rows = n_roots * self._n_leaves
+        window, page, _, step = self._all
+        window[n_rows:], page[n_rows:], step[n_rows:] = NULL_PAGE, SPARE_PAGE, 0
+        node = np.zeros((n_roots, self._n_leaves), np.int32)
+        return Leaves(*(array[:n_rows] for array in self._all), node)
 
-        Returns [n_rows, 2 + A]: reward into the leaf, its value, its policy logits; a view that
-        the next call overwrites.
+    def run(self) -> NDArray[np.floating]:
+        """Evaluate all leaves and write their pages.
+
+        Returns [rows, 2 + A]: reward into each leaf, its value, its policy logits; a view that the
+        next call overwrites.
         """
-        leaves = self.leaves
-        leaves.window[n_rows:], leaves.page[n_rows:] = NULL_PAGE, SPARE_PAGE
         if self._device.type == "cpu":
             self._evaluate()
         else:
             self._replay()
-        return self._host_outputs.numpy()[:n_rows]
+        return self._host_outputs.numpy()
 
     def _evaluate(self) -> None:
         model, pages = self._model, self._pages

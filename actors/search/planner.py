@@ -1,4 +1,4 @@
-"""Batched tree search over a world model: one model call per simulation for all roots.
+"""Batched tree search over a world model: one model call for the next leaves of all roots.
 
 A planner belongs to one acting process and is used from one thread. It keeps each environment's
 context across searches, so consecutive calls for an environment must follow its episode.
@@ -17,6 +17,7 @@ from actors.search import model_step
 from actors.search.config import SearchConfig
 from actors.search.contexts import Contexts, RootStep, make_cache
 from actors.search.history import NO_ACTION, Ints
+from actors.search.puct import Puct, select
 from actors.search.result import SearchOutput, SearchStats
 from actors.search.root_prior import (
     InjectionConfig,
@@ -27,23 +28,17 @@ from actors.search.root_prior import (
     softmax_legal,
 )
 from actors.search.tree import (
-    Puct,
-    Tree,
+    NO_REUSE,
+    ROOT,
+    Roots,
     expand_and_backup,
     make_tree,
     plant,
     root_visits,
-    select,
+    tree_depth,
 )
-from cache.pool import PoolStats
+from cache.pool import EMPTY, PoolStats
 from learner.world_model import WorldModel
-
-
-class Workspace(NamedTuple):
-    """Trees of B roots and what evaluates their leaves; kept per B and reused."""
-
-    tree: Tree
-    step: model_step.ModelStep
 
 
 class Spent(NamedTuple):
@@ -84,7 +79,9 @@ class Planner:
         self._contexts = Contexts(model, self._cache, n_envs, self._device)
         # Node of each root action in an environment's latest tree, for its next root.
         self._root_nodes: Ints = np.full((n_envs, model.spec.n_actions), -1, np.int64)
-        self._workspaces: dict[int, Workspace] = {}
+        self._tree = make_tree(
+            n_envs, config.n_simulations, model.spec.n_actions, self._contexts.n_window
+        )
         self._steps: dict[int, model_step.ModelStep] = {}
 
     def search(
@@ -114,16 +111,16 @@ class Planner:
             self._root_nodes[envs] = -1
             model_policy = softmax_legal(root.logits, legal)
             prior = self._root_prior(model_policy, legal, mix, env_steps)
-            work = self._workspace(len(envs))
-            seconds_tree = self._plant(work, root, prior, legal, add_noise)
-            seconds_tree += self._simulate(work, root, self._cache.plant_trees(envs, root.steps))
-        self._root_nodes[envs] = work.tree.child[:, 0]
-        failed = work.tree.failed
+            seconds_tree = self._plant(envs, root, prior, legal, actions, add_noise)
+            n_reused = int((self._tree.visits[envs, ROOT] - 1).sum())
+            seconds_tree += self._simulate(envs, root)
+        self._root_nodes[envs] = self._tree.child[envs, ROOT]
+        failed = self._tree.failed[envs]
         if failed.any():
             self._cache.clear("env", envs[failed])  # rebuilt from raw tokens on next use
         spent = Spent(*(now - then for now, then in zip(self._counters(), before, strict=True)))
         stats = SearchStats(
-            simulations=len(envs) * self.config.n_simulations,
+            simulations=len(envs) * self.config.n_simulations - n_reused,
             seconds_model=spent.seconds_model,
             seconds_tree=seconds_tree,
             seconds_total=perf_counter() - start,
@@ -133,7 +130,7 @@ class Planner:
             n_rebuilt=root.n_rebuilt,
             n_failed=int(failed.sum()),
         )
-        return self._output(work, root, model_policy, prior, stats)
+        return self._output(envs, root, model_policy, prior, stats)
 
     def weights_changed(self, version: int) -> None:
         """Tell that the model's parameters were replaced: every cached page is now void."""
@@ -185,21 +182,13 @@ class Planner:
             sum(pool.evictions for pool in pools),
         )
 
-    def _workspace(self, n_roots: int) -> Workspace:
-        if n_roots not in self._workspaces:
-            n_simulations, n_actions = self.config.n_simulations, self._model.spec.n_actions
-            self._workspaces[n_roots] = Workspace(
-                make_tree(n_roots, n_simulations, n_actions, self._contexts.n_window),
-                self._model_step(n_roots),
-            )
-        return self._workspaces[n_roots]
-
-    def _model_step(self, n_rows: int) -> model_step.ModelStep:
+    def _model_step(self, n_roots: int) -> model_step.ModelStep:
         """Buffers of equal size are shared: searches of one planner never overlap."""
-        n_padded = model_step.padded_rows(n_rows, self._device)
+        n_leaves = self.config.leaves_per_call
+        n_padded = model_step.padded_rows(n_roots * n_leaves, self._device)
         if n_padded not in self._steps:
             self._steps[n_padded] = model_step.ModelStep(
-                self._model, self._cache.pages, n_rows, self._device
+                self._model, self._cache.pages, n_roots, n_leaves, self._device
             )
         return self._steps[n_padded]
 
@@ -218,54 +207,70 @@ class Planner:
 
     def _plant(
         self,
-        work: Workspace,
+        envs: Ints,
         root: RootStep,
         prior: Probabilities,
         legal: NDArray[np.bool_],
+        last_action: Ints,
         add_noise: bool,
     ) -> float:
         """Start the trees; returns the seconds it took."""
         start = perf_counter()
+        config = self.config
         first_action = np.zeros(len(prior), np.int32)
         if add_noise:
-            config = self.config
             prior = add_dirichlet_noise(
                 prior, legal, config.dirichlet_alpha, config.dirichlet_fraction, self._rng
             )
             first_action[:] = self._rng.integers(prior.shape[1], size=len(prior))
-        plant(work.tree, prior, legal, root.value, root.window, first_action)
-        work.tree.failed[:] |= ~np.isfinite(root.logits).all(axis=1)
+        keeps_tree = (root.tree_page != EMPTY) & config.reuse_tree
+        roots = Roots(
+            prior=prior,
+            legal=legal,
+            value=root.value,
+            window=root.window,
+            first_page=self._cache.plant_trees(envs, root.steps),
+            first_action=first_action,
+            reuse=np.where(keeps_tree, last_action, NO_REUSE),
+        )
+        plant(self._tree, envs, roots)
+        self._tree.failed[envs] |= ~np.isfinite(root.logits).all(axis=1)
         return perf_counter() - start
 
-    def _simulate(self, work: Workspace, root: RootStep, first_page: Ints) -> float:
-        """Run all simulations; returns the seconds spent in tree kernels."""
-        tree, puct, step, n_roots = work.tree, self._puct, work.step, len(root.steps)
+    def _simulate(self, envs: Ints, root: RootStep) -> float:
+        """Run simulations until every tree has all; returns the seconds spent in tree kernels."""
+        tree, puct, n_simulations = self._tree, self._puct, self.config.n_simulations
+        step = self._model_step(len(envs))
+        leaves = step.leaves(len(envs))
         seconds_tree, seconds_model = 0.0, step.seconds_model
-        for simulation in range(self.config.n_simulations):
+        while True:
             t0 = perf_counter()
-            select(tree, simulation, puct, root.steps, first_page, step.leaves)
+            n_chosen = select(tree, envs, puct, n_simulations, root.steps, leaves)
             t1 = perf_counter()
-            outputs = step.run(n_roots)
+            seconds_tree += t1 - t0
+            if n_chosen == 0:
+                break
+            outputs = step.run()
             t2 = perf_counter()
-            expand_and_backup(tree, simulation, puct, outputs, False)
-            seconds_tree += (t1 - t0) + (perf_counter() - t2)
+            expand_and_backup(tree, envs, puct.discount, leaves, outputs, False)
+            seconds_tree += perf_counter() - t2
         self._contexts.seconds_model += step.seconds_model - seconds_model
         return seconds_tree
 
     def _output(
         self,
-        work: Workspace,
+        envs: Ints,
         root: RootStep,
         model_policy: Probabilities,
         prior: Probabilities,
         stats: SearchStats,
     ) -> SearchOutput:
-        tree = work.tree
-        visits = root_visits(tree)
+        tree = self._tree
+        visits = root_visits(tree, envs)
         policy = visits / self.config.n_simulations
-        value = tree.value_sum[:, 0] / tree.visits[:, 0]
-        q_value = tree.q[:, 0].copy()
-        failed = np.flatnonzero(tree.failed)
+        value = tree.value_sum[envs, ROOT] / tree.visits[envs, ROOT]
+        q_value = tree.q[envs, ROOT]
+        failed = np.flatnonzero(tree.failed[envs])
         if len(failed):
             policy[failed] = prior[failed]
             visits[failed] = _share_out(prior[failed], self.config.n_simulations)
@@ -278,7 +283,7 @@ class Planner:
             q_value=q_value.astype(np.float32),
             model_policy=model_policy.astype(np.float32),
             root_prior=prior.astype(np.float32),
-            depth_max=tree.depth.max(axis=1).astype(np.int32),
+            depth_max=tree_depth(tree, envs),
             stats=stats,
         )
 

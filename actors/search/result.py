@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 class SearchStats:
     """Cost and health of one search call over B roots."""
 
-    simulations: int  # B * n_simulations
+    simulations: int  # B * n_simulations, less the visits of reused subtrees
     seconds_model: float  # inside the world model, root and rebuilds included
     seconds_tree: float  # inside the tree kernels
     seconds_total: float  # the rest is plumbing: gathering pages, copies, checks

@@ -62,19 +62,19 @@ def check_roots(planner, episodes, envs, roots, tolerance):
 
 def check_nodes(planner, episodes, envs, tolerance):
     """Every node of the latest trees; a leaf's value sum is the model's value itself."""
-    tree = planner._workspaces[len(envs)].tree
-    for row, env in enumerate(envs):
+    tree = planner._tree
+    for env in envs:
         paths = [[] for _ in range(N_SIMULATIONS)]
         for node, path in enumerate(paths, start=1):
             while node:
-                path.insert(0, int(tree.action[row, node]))
-                node = tree.parent[row, node]
+                path.insert(0, int(tree.action[env, node]))
+                node = tree.parent[env, node]
         reward, value, policy = episodes.nodes(env, paths)
         limits = dict(atol=tolerance, rtol=0)
-        np.testing.assert_allclose(tree.prior[row, 1:], policy, **limits)
-        np.testing.assert_allclose(tree.reward[row, 1:], reward, **limits)
-        leaf = tree.visits[row, 1:] == 1
-        np.testing.assert_allclose(tree.value_sum[row, 1:][leaf], value[leaf], **limits)
+        np.testing.assert_allclose(tree.prior[env, 1:], policy, **limits)
+        np.testing.assert_allclose(tree.reward[env, 1:], reward, **limits)
+        leaf = tree.visits[env, 1:] == 1
+        np.testing.assert_allclose(tree.value_sum[env, 1:][leaf], value[leaf], **limits)
 
 
 def play(planner, model, rng, n_calls, scramble, draw_obs, tolerance):

@@ -1,5 +1,7 @@
 """The planner's promises to its caller: shapes, legality, determinism, failures, errors."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -73,6 +75,45 @@ def test_rows_do_not_depend_on_their_companions(model, draw_obs):
     for row in reversed(range(N_ENVS)):
         alone = planner.search(np.array([row]), obs[[row]], np.array([-1]))
         np.testing.assert_array_equal(alone.visit_counts[0], together.visit_counts[row])
+
+
+def follow(planner, model, draw_obs, n_calls=4, change_weights_at=None):
+    """Visits and simulations of consecutive searches that play the most visited action."""
+    rng, actions, outputs = np.random.default_rng(5), np.full(N_ENVS, -1), []
+    for call in range(n_calls):
+        if call == change_weights_at:
+            planner.weights_changed(1)
+        obs = draw_obs(rng, model.spec, N_ENVS)
+        outputs.append(planner.search(np.arange(N_ENVS), obs, actions))
+        actions = outputs[-1].visit_counts.argmax(axis=1)
+    return outputs
+
+
+def test_a_reused_tree_saves_simulations_and_ends_with_as_many_visits(model, draw_obs):
+    plain = follow(make_planner(model), model, draw_obs)
+    outputs = follow(make_planner(model, reuse_tree=True), model, draw_obs)
+    np.testing.assert_array_equal(outputs[0].visit_counts, plain[0].visit_counts)
+    for before, output in pairwise(outputs):
+        best = before.visit_counts.max(axis=1)
+        assert (output.visit_counts.sum(axis=1) == 20).all() and output.stats.n_failed == 0
+        # The child's own first visit is not one of its subtree's.
+        assert output.stats.simulations == (20 - (best - 1)).sum()
+
+
+def test_new_weights_and_new_episodes_start_new_trees(model, obs, draw_obs):
+    planner = make_planner(model, reuse_tree=True)
+    outputs = follow(planner, model, draw_obs, change_weights_at=2)
+    assert [o.stats.simulations == 60 for o in outputs] == [True, False, True, False]
+    assert first_call(planner, obs).stats.simulations == 60
+
+
+@pytest.mark.parametrize("n_leaves", [2, 5, 20])
+def test_leaf_batching_makes_fewer_calls_of_the_model(model, obs, monkeypatch, n_leaves):
+    calls, real = [], model.observation_token
+    monkeypatch.setattr(model, "observation_token", lambda *a: calls.append(1) or real(*a))
+    output = first_call(make_planner(model, leaves_per_call=n_leaves), obs)
+    assert len(calls) == 1 + 20 // n_leaves  # the root's own, then the leaves'
+    assert (output.visit_counts.sum(axis=1) == 20).all() and output.stats.n_failed == 0
 
 
 @pytest.mark.parametrize("alpha", [0.03, 0.3, 10.0])
@@ -215,6 +256,7 @@ def test_fewer_roots_at_once_need_fewer_pages(model, draw_obs):
     ("field", "value"),
     [
         ("n_simulations", 0),
+        ("leaves_per_call", 26),
         ("dirichlet_fraction", 1.5),
         ("dirichlet_alpha", 0.0),
         ("kv_eviction", "random"),

@@ -7,14 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from actors.search.puct import Puct, select
 from actors.search.tree import (
+    NO_LEAF,
+    NO_REUSE,
+    ROOT,
     Leaves,
-    Puct,
+    Roots,
     expand_and_backup,
     make_tree,
     plant,
     root_visits,
-    select,
 )
 
 PUCT = Puct(pb_c_base=19652.0, pb_c_init=1.25, value_delta_max=0.01, discount=0.97)
@@ -76,20 +79,36 @@ def reference_search(prior, legal, root_value, outputs, first_action):
     return visits, q, root["sum"] / root["visits"], paths
 
 
-def run_kernels(prior, legal, value, outputs, first_action, n_window=2):
-    n_roots, n_actions = prior.shape
-    n_simulations = len(outputs)
-    tree = make_tree(n_roots, n_simulations, n_actions, n_window)
-    root_window = np.full((n_roots, n_window), -1)
-    plant(tree, prior, legal, value, root_window, first_action)
-    ids = np.zeros((3, n_roots), np.int64)
-    leaves = Leaves(np.zeros((n_roots, n_window), np.int64), *ids)
-    root_step, first_page = np.arange(n_roots) * 10, np.arange(n_roots) * 1000
-    asked = []
+def make_roots(prior, legal, value, first_action, n_window=2, reuse=None):
+    rows = np.arange(len(prior))
+    return Roots(
+        prior=prior,
+        legal=legal,
+        value=value,
+        window=np.full((len(prior), n_window), -1),
+        first_page=rows * 1000,
+        first_action=first_action,
+        reuse=np.full(len(prior), NO_REUSE) if reuse is None else reuse,
+    )
+
+
+def make_leaves(n_roots, n_leaves=1, n_window=2):
+    ids = np.zeros((3, n_roots * n_leaves), np.int64)
+    window = np.zeros((n_roots * n_leaves, n_window), np.int64)
+    return Leaves(window, *ids, np.zeros((n_roots, n_leaves), np.int32))
+
+
+def run_kernels(prior, legal, value, outputs, first_action):
+    """One leaf a call; outputs [N, B, 2 + A] come in the order of the simulations."""
+    rows, n_simulations = np.arange(len(prior)), len(outputs)
+    tree = make_tree(len(prior), n_simulations, prior.shape[1], 2)
+    plant(tree, rows, make_roots(prior, legal, value, first_action))
+    leaves, asked = make_leaves(len(prior)), []
     for simulation in range(n_simulations):
-        select(tree, simulation, PUCT, root_step, first_page, leaves)
+        select(tree, rows, PUCT, n_simulations, rows * 10, leaves)
         asked.append([np.copy(x) for x in leaves])
-        expand_and_backup(tree, simulation, PUCT, outputs[simulation], False)
+        expand_and_backup(tree, rows, PUCT.discount, leaves, outputs[simulation], False)
+    assert select(tree, rows, PUCT, n_simulations, rows * 10, leaves) == 0
     return tree, asked
 
 
@@ -114,7 +133,7 @@ def test_kernels_equal_the_dictionary_search(seed, n_roots, n_actions, n_simulat
         visits, q, mean, paths = reference_search(
             prior[b].tolist(), legal[b], float(value[b]), outputs[:, b], int(first[b])
         )
-        assert root_visits(tree)[b].tolist() == visits
+        assert root_visits(tree, np.array([b]))[0].tolist() == visits
         np.testing.assert_allclose(tree.q[b, 0], q, atol=1e-12)
         np.testing.assert_allclose(tree.value_sum[b, 0] / tree.visits[b, 0], mean, atol=1e-12)
         check_leaves(b, asked, paths)
@@ -124,7 +143,7 @@ def check_leaves(b, asked, paths):
     """Each leaf asks for the pages of its last two ancestors, in order."""
     node_of = {(): None}
     for simulation, path in enumerate(paths):
-        window, page, action, step = (x[b] for x in asked[simulation])
+        window, page, action, step, _ = (x[b] for x in asked[simulation])
         node_of[tuple(path)] = b * 1000 + simulation
         ancestors = [node_of[tuple(path[:d])] for d in range(1, len(path))]
         wanted = [-1, -1, *ancestors][-2:]
@@ -150,7 +169,10 @@ def test_a_number_that_is_not_finite_fails_its_row_only(bad, column):
     tree, _ = run_kernels(prior, legal, value, outputs, first)
     assert tree.failed.tolist() == [False, True, False]
     for row in (0, 2):
-        assert root_visits(tree)[row].tolist() == root_visits(clean)[row].tolist()
+        assert (
+            root_visits(tree, np.arange(3))[row].tolist()
+            == root_visits(clean, np.arange(3))[row].tolist()
+        )
         np.testing.assert_array_equal(tree.q[row], clean.q[row])
     assert np.isfinite(tree.value_sum[1]).all()
 
@@ -159,14 +181,143 @@ def test_root_in_bounds_widens_the_scale_as_lightzero_does():
     prior, legal, value, outputs, first = draw_problem(5, 1, 3, 1)
     tree, _ = run_kernels(prior, legal, value, outputs, first)
     assert tree.bounds[0, 0] == tree.bounds[0, 1] == tree.q[0, 0].sum()
-    select(tree, 0, PUCT, np.zeros(1, np.int64), np.zeros(1, np.int64), make_leaves(1, 2))
-    plant(tree, prior, legal, value, np.zeros((1, 2), np.int64), first)
-    select(tree, 0, PUCT, np.zeros(1, np.int64), np.zeros(1, np.int64), make_leaves(1, 2))
-    expand_and_backup(tree, 0, PUCT, outputs[0], True)
+    rows, leaves = np.arange(1), make_leaves(1)
+    plant(tree, rows, make_roots(prior, legal, value, first))
+    select(tree, rows, PUCT, 1, rows, leaves)
+    expand_and_backup(tree, rows, PUCT.discount, leaves, outputs[0], True)
     root = PUCT.discount * tree.value_sum[0, 0] / tree.visits[0, 0]
     q = tree.q[0, 0].sum()
     assert sorted(tree.bounds[0]) == sorted((root, q))
 
 
-def make_leaves(n_roots, n_window):
-    return Leaves(np.zeros((n_roots, n_window), np.int64), *np.zeros((3, n_roots), np.int64))
+def run_batched(problem, n_simulations, n_leaves):
+    """K leaves a call; what the model says depends on the leaf's path alone, as for a real one."""
+    prior, legal, value, _, first = problem
+    n_roots, n_actions = prior.shape
+    rows, leaves = np.arange(n_roots), make_leaves(n_roots, n_leaves)
+    tree = make_tree(n_roots, n_simulations, n_actions, 2)
+    plant(tree, rows, make_roots(prior, legal, value, first))
+    n_calls = 0
+    while select(tree, rows, PUCT, n_simulations, rows * 10, leaves):
+        outputs = np.zeros((n_roots * n_leaves, 2 + n_actions))
+        for m in range(len(outputs)):
+            b, node, key = m // n_leaves, leaves.node.ravel()[m], []
+            while node != ROOT:
+                key.append(int(tree.action[b, node]))
+                node = tree.parent[b, node]
+            outputs[m] = np.random.default_rng([b, *key]).normal(size=2 + n_actions)
+        expand_and_backup(tree, rows, PUCT.discount, leaves, outputs, False)
+        n_calls += 1
+    return tree, n_calls
+
+
+def check_statistics(tree, b):
+    """Every node's visits and Q follow from those below it; nothing is left pending."""
+    n = tree.n_nodes[b]
+    assert not tree.pending[b, :n].any() and (tree.visits[b, :n] > 0).all()
+    for node in range(n):
+        children = [int(c) for c in tree.child[b, node] if c > 0]
+        assert tree.visits[b, node] >= 1 + tree.visits[b, children].sum()
+        for child in children:
+            assert tree.parent[b, child] == node < child
+            mean = tree.value_sum[b, child] / tree.visits[b, child]
+            q = tree.reward[b, child] + PUCT.discount * mean
+            assert tree.q[b, node, tree.action[b, child]] == pytest.approx(q)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    n_roots=st.integers(1, 4),
+    n_actions=st.integers(1, 6),
+    n_simulations=st.integers(1, 50),
+    n_leaves=st.integers(1, 9),
+)
+def test_batches_of_leaves_end_with_all_visits(seed, n_roots, n_actions, n_simulations, n_leaves):
+    problem = draw_problem(seed, n_roots, n_actions, 1)
+    tree, n_calls = run_batched(problem, n_simulations, n_leaves)
+    assert n_calls == -(-n_simulations // n_leaves)
+    for b in range(n_roots):
+        check_statistics(tree, b)
+        assert root_visits(tree, np.array([b])).sum() == n_simulations
+
+
+def test_virtual_loss_spreads_the_leaves_of_a_call():
+    prior, legal = np.array([[0.4, 0.3, 0.3]]), np.ones((1, 3), np.bool_)
+    rows, leaves = np.arange(1), make_leaves(1, n_leaves=3)
+    tree = make_tree(1, 9, 3, 2)
+    plant(tree, rows, make_roots(prior, legal, np.zeros(1), np.zeros(1, np.int32)))
+    assert select(tree, rows, PUCT, 9, rows, leaves) == 3
+    assert sorted(leaves.action.tolist()) == [0, 1, 2] and leaves.node.tolist() == [[1, 2, 3]]
+    assert tree.pending[0, :4].tolist() == [3, 1, 1, 1]
+
+
+def test_a_leaf_chosen_twice_is_evaluated_to_the_same_result():
+    """One action: the second leaf of a call can only be the first one again."""
+    legal = np.ones((1, 1), np.bool_)
+    rows, leaves = np.arange(1), make_leaves(1, n_leaves=2)
+    tree = make_tree(1, 3, 1, 2)
+    plant(tree, rows, make_roots(np.ones((1, 1)), legal, np.zeros(1), np.zeros(1, np.int32)))
+    select(tree, rows, PUCT, 3, rows, leaves)
+    assert leaves.node.tolist() == [[1, 1]] and leaves.page.tolist() == [0, 0]
+    expand_and_backup(tree, rows, 0.5, leaves, np.array([[1.0, 4.0, 0.0]] * 2), False)
+    assert (tree.visits[0, 1], tree.value_sum[0, 1], tree.q[0, 0, 0]) == (2, 8.0, 3.0)
+    assert select(tree, rows, PUCT, 3, rows, leaves) == 1  # the third of three simulations
+    assert leaves.node.tolist() == [[2, NO_LEAF]]
+
+
+def subtree(tree, b, top):
+    """Path below `top` -> what its node holds."""
+    found, paths = {}, {top: ()}
+    for node in range(top, tree.n_nodes[b]):
+        if node != top:
+            parent = tree.parent[b, node]
+            if parent not in paths:
+                continue
+            paths[node] = (*paths[parent], int(tree.action[b, node]))
+        found[paths[node]] = dict(
+            visits=int(tree.visits[b, node]),
+            value_sum=tree.value_sum[b, node],
+            prior=tree.prior[b, node].tolist(),
+            page=int(tree.page[b, node]),
+            window=tree.window[b, node].tolist(),
+            depth=int(tree.depth[b, node] - tree.depth[b, top]),
+        )
+    return found
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 5), st.integers(2, 40), st.integers(1, 4))
+def test_a_reused_subtree_keeps_its_statistics_and_pages(seed, n_actions, n_simulations, n_leaves):
+    rng = np.random.default_rng(seed)
+    problem = draw_problem(seed, 2, n_actions, 1)
+    tree, _ = run_batched(problem, n_simulations, n_leaves)
+    prior, legal, value, _, first = draw_problem(seed + 1, 2, n_actions, 1)
+    reuse = rng.integers(n_actions, size=2)
+    tops = tree.child[np.arange(2), ROOT, reuse]
+    before = [subtree(tree, b, top) if top > 0 else None for b, top in enumerate(tops)]
+    roots = make_roots(prior, legal, value, first, reuse=reuse)
+    roots.window[:] = [[-7, 5000], [-7, 6000]]
+    plant(tree, np.arange(2), roots)
+    for b in range(2):
+        own_pages = set(range(b * 1000, b * 1000 + n_simulations))
+        assert set(tree.page[b, 1:].tolist()) == own_pages
+        after = subtree(tree, b, ROOT)
+        kept = before[b] or {(): None}
+        kept = {path: v for path, v in kept.items() if not path or legal[b, path[0]]}
+        assert after.keys() == kept.keys()
+        for path in after.keys() - {()}:
+            was = dict(kept[path])
+            imagined, real = kept[()]["page"], 5000 + 1000 * b
+            was["window"] = [real if page == imagined else page for page in was["window"]]
+            assert after[path] == was
+        below = [a for a in range(n_actions) if (a,) in after]
+        n_kept_visits = sum(after[a,]["visits"] for a in below)
+        assert tree.visits[b, ROOT] == 1 + n_kept_visits < n_simulations + 1
+        returns = sum(after[a,]["visits"] * tree.q[b, ROOT, a] for a in below)
+        np.testing.assert_allclose(tree.value_sum[b, ROOT], value[b] + returns)
+        np.testing.assert_array_equal(tree.prior[b, ROOT], prior[b])
+        visited = [tree.q[b, n][tree.child[b, n] > 0] for n in range(tree.n_nodes[b])]
+        seen = np.concatenate(visited)
+        if len(seen):
+            assert tree.bounds[b].tolist() == [seen.min(), seen.max()]
