@@ -1,7 +1,7 @@
 """Who owns which page: three pools over one page tensor, and the only way to clear them.
 
 init       real history, a ring of W pages per environment; step t lives at offset t % W
-recurrent  the nodes of each environment's latest search tree; node n lives at offset n - 1
+recurrent  the nodes of each environment's latest search tree, in an order of the search's own
 scratch    working pages of the world model while it rebuilds a lost window, W per row
 
 A look-up goes init -> recurrent -> miss. The caller rebuilds what was missed from raw tokens, so
@@ -15,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from cache.pages import N_RESERVED_PAGES, NULL_PAGE, Pages, PageShape
 from cache.pool import EMPTY, Eviction, Ints, PagePool, PoolStats
@@ -76,7 +77,8 @@ class KVCacheManager:
         """Page ids of real steps, searched init -> recurrent; EMPTY on a miss.
 
         Arguments broadcast together. `nodes` is -1 for a step that only real history can hold.
-        Where it names a node (of the tree searched at step - 1, led to by the action then played)
+        Where it is n > 0, the n-th page of the tree searched at step - 1 (of the node that the
+        action then played led to),
         the init pool cannot hold the step yet and is charged no miss; such a page is exact in its
         action slot only. Steps before the episode (negative) give the null page, uncounted.
         """
@@ -112,10 +114,16 @@ class KVCacheManager:
         envs, steps = envs[real], steps[real]
         self.init.tags[self.init.blocks(envs), steps % self.window_steps] = steps
 
+    def has_trees(self, envs: Ints, steps: Ints) -> NDArray[np.bool_]:
+        """Whether each environment still holds the tree rooted at `steps`; counts no look-up."""
+        found = self.recurrent.find(envs, np.zeros_like(envs), steps)
+        return np.not_equal(found, EMPTY)
+
     def plant_trees(self, envs: Ints, steps: Ints) -> Ints:
         """Reserve a tree per environment, rooted at `steps`; page id of each tree's node 1.
 
-        Node n of a tree has page `first + n - 1`. The environments' former trees are gone.
+        The n-th page of a tree is `first + n - 1`. An environment that had a tree keeps its pages
+        as they are, and may go on reading them.
         """
         blocks = self.recurrent.acquire(envs)
         self.recurrent.tags[blocks] = steps[:, None]
@@ -124,6 +132,11 @@ class KVCacheManager:
         # A node always has both tokens, and is only ever read after it was written.
         self.pages.mark(torch.from_numpy(every).to(self.pages.valid.device), True)
         return first
+
+    def tree_pages(self, envs: Ints) -> Ints:
+        """First page of each environment's tree; every one of `envs` holds one."""
+        blocks = self.recurrent.blocks(envs)
+        return self.recurrent.page_ids(blocks, np.zeros_like(blocks))
 
     def clear(self, scope: Scope = "all", env_ids: Iterable[int] | None = None) -> None:
         """Forget pages: of every pool, of all trees, or everything of some environments."""

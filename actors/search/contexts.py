@@ -29,13 +29,11 @@ class RootStep:
 
     steps [B]; window [B, C] pages of the last C = W - 1 steps, the root's own included
     logits [B, A] and value [B]: the world model's, float64
-    tree_page [B]: page of the node that the played action led to, EMPTY where no tree had it
     n_rebuilt: rows whose window had to be rebuilt
     """
 
     steps: Ints
     window: Ints
-    tree_page: Ints
     logits: NDArray[np.float64]
     value: NDArray[np.float64]
     n_rebuilt: int
@@ -60,8 +58,8 @@ class Contexts:
     ) -> RootStep:
         """Append (last_action, obs) to the environments' contexts.
 
-        played [B]: node that the last action led to in the environment's latest tree, or -1; its
-        page already holds the action token, exactly.
+        played [B]: place among the tree's pages, from 1, of the node that the last action led to,
+        or -1; that page must already hold the action token exactly.
         """
         cache = self.cache
         starts = last_action == NO_ACTION
@@ -84,7 +82,7 @@ class Contexts:
         cache.publish(envs, steps)
         window = np.concatenate((context, own[:, None]), axis=1)[:, 1:]
         outputs = torch.cat((logits, value[:, None]), dim=1).double().cpu().numpy()
-        return RootStep(steps, window, tree_page, outputs[:, :-1], outputs[:, -1], len(lost))
+        return RootStep(steps, window, outputs[:, :-1], outputs[:, -1], len(lost))
 
     @property
     def n_window(self) -> int:

@@ -77,8 +77,10 @@ class Planner:
         self._puct = Puct(config.pb_c_base, config.pb_c_init, config.value_delta_max, discount)
         self._cache = make_cache(model, config, n_envs, self._device)
         self._contexts = Contexts(model, self._cache, n_envs, self._device)
-        # Node of each root action in an environment's latest tree, for its next root.
-        self._root_nodes: Ints = np.full((n_envs, model.spec.n_actions), -1, np.int64)
+        # Where the next real action token is cached already: for each root action, the place (from
+        # 1) among the tree's pages. Not for reused nodes: they saw an imagined observation.
+        self._action_places: Ints = np.full((n_envs, model.spec.n_actions), EMPTY, np.int64)
+        self._is_grown = np.zeros(n_envs, np.bool_)  # the latest search came to its end
         self._tree = make_tree(
             n_envs, config.n_simulations, model.spec.n_actions, self._contexts.n_window
         )
@@ -104,18 +106,20 @@ class Planner:
         envs, actions, legal = self._check(env_ids, obs, last_action, legal)
         before = self._counters()
         with torch.inference_mode():
-            played = np.where(
-                actions == NO_ACTION, -1, self._root_nodes[envs, np.maximum(actions, 0)]
-            )
+            places = self._action_places[envs, np.maximum(actions, 0)]
+            played = np.where(actions == NO_ACTION, EMPTY, places)
             root = self._contexts.advance(envs, obs, actions, played)
-            self._root_nodes[envs] = -1
+            self._action_places[envs] = EMPTY
             model_policy = softmax_legal(root.logits, legal)
             prior = self._root_prior(model_policy, legal, mix, env_steps)
             seconds_tree = self._plant(envs, root, prior, legal, actions, add_noise)
             n_reused = int((self._tree.visits[envs, ROOT] - 1).sum())
+            n_kept = self._tree.n_nodes[envs]
+            self._is_grown[envs] = False
             seconds_tree += self._simulate(envs, root)
-        self._root_nodes[envs] = self._tree.child[envs, ROOT]
         failed = self._tree.failed[envs]
+        self._is_grown[envs] = ~failed
+        self._remember_actions(envs, n_kept)
         if failed.any():
             self._cache.clear("env", envs[failed])  # rebuilt from raw tokens on next use
         spent = Spent(*(now - then for now, then in zip(self._counters(), before, strict=True)))
@@ -223,7 +227,10 @@ class Planner:
                 prior, legal, config.dirichlet_alpha, config.dirichlet_fraction, self._rng
             )
             first_action[:] = self._rng.integers(prior.shape[1], size=len(prior))
-        keeps_tree = (root.tree_page != EMPTY) & config.reuse_tree
+        keeps_tree = np.zeros(len(envs), np.bool_)
+        if config.reuse_tree:
+            has_tree = self._cache.has_trees(envs, root.steps - 1)
+            keeps_tree = has_tree & self._is_grown[envs] & (last_action != NO_ACTION)
         roots = Roots(
             prior=prior,
             legal=legal,
@@ -256,6 +263,12 @@ class Planner:
             seconds_tree += perf_counter() - t2
         self._contexts.seconds_model += step.seconds_model - seconds_model
         return seconds_tree
+
+    def _remember_actions(self, envs: Ints, n_kept: NDArray[np.int32]) -> None:
+        child = self._tree.child[envs, ROOT]
+        page = np.take_along_axis(self._tree.page[envs], np.maximum(child, ROOT), axis=1)
+        place = page - self._cache.tree_pages(envs)[:, None] + 1
+        self._action_places[envs] = np.where(child >= n_kept[:, None], place, EMPTY)
 
     def _output(
         self,

@@ -64,17 +64,18 @@ def check_nodes(planner, episodes, envs, tolerance):
     """Every node of the latest trees; a leaf's value sum is the model's value itself."""
     tree = planner._tree
     for env in envs:
-        paths = [[] for _ in range(N_SIMULATIONS)]
+        n_nodes = tree.n_nodes[env]
+        paths = [[] for _ in range(n_nodes - 1)]
         for node, path in enumerate(paths, start=1):
             while node:
                 path.insert(0, int(tree.action[env, node]))
                 node = tree.parent[env, node]
         reward, value, policy = episodes.nodes(env, paths)
         limits = dict(atol=tolerance, rtol=0)
-        np.testing.assert_allclose(tree.prior[env, 1:], policy, **limits)
-        np.testing.assert_allclose(tree.reward[env, 1:], reward, **limits)
-        leaf = tree.visits[env, 1:] == 1
-        np.testing.assert_allclose(tree.value_sum[env, 1:][leaf], value[leaf], **limits)
+        np.testing.assert_allclose(tree.prior[env, 1:n_nodes], policy, **limits)
+        np.testing.assert_allclose(tree.reward[env, 1:n_nodes], reward, **limits)
+        leaf = tree.visits[env, 1:n_nodes] == 1
+        np.testing.assert_allclose(tree.value_sum[env, 1:n_nodes][leaf], value[leaf], **limits)
 
 
 def play(planner, model, rng, n_calls, scramble, draw_obs, tolerance):
@@ -102,7 +103,7 @@ def play(planner, model, rng, n_calls, scramble, draw_obs, tolerance):
         legal[:, rng.integers(N_ACTIONS)] = True
         planner.search(envs, obs, actions, legal, add_noise=bool(rng.integers(2)))
         check_roots(planner, episodes, envs, roots[-1], tolerance)
-        if call >= n_calls - 3:
+        if call >= n_calls - 3 and not planner.config.reuse_tree:
             check_nodes(planner, episodes, envs, tolerance)
     return planner.cache_stats()
 
@@ -117,6 +118,8 @@ def play(planner, model, rng, n_calls, scramble, draw_obs, tolerance):
     n_trees=st.integers(2, N_ENVS),
     eviction=st.sampled_from(["fifo", "lru"]),
     n_calls=st.integers(1, 14),
+    reuse_tree=st.booleans(),
+    n_leaves=st.integers(1, N_SIMULATIONS),
 )
 def test_cached_equals_uncached(
     make_model,
@@ -130,7 +133,10 @@ def test_cached_equals_uncached(
     n_trees,
     eviction,
     n_calls,
+    reuse_tree,
+    n_leaves,
 ):
+    """With reused trees the roots stay exact; their kept nodes saw an imagined observation."""
     model = make_model(window, n_layers, N_ACTIONS, dtype, seed)
     config = SearchConfig(
         n_simulations=N_SIMULATIONS,
@@ -138,6 +144,8 @@ def test_cached_equals_uncached(
         init_pages=n_rings * window,
         recurrent_pages=n_trees * N_SIMULATIONS,
         kv_eviction=eviction,
+        reuse_tree=reuse_tree,
+        leaves_per_call=n_leaves,
         debug=True,
     )
     planner = Planner(model, config, n_envs=N_ENVS, discount=0.97, seed=seed)
