@@ -208,3 +208,22 @@ def test_a_search_that_died_half_way_leaves_no_wrong_pages(make_model, draw_obs,
             assert action == 0
             continue
         check_nodes(planner, episodes, envs, 1e-9)
+
+
+def test_roots_stay_exact_while_trees_are_reused(make_model, draw_obs):
+    """The action played next may lead to a kept node, whose own action token is not exact."""
+    model = make_model(dtype=torch.float64)
+    config = SearchConfig(n_simulations=30, reuse_tree=True, debug=True)
+    planner = Planner(model, config, n_envs=1, discount=0.97, seed=1)
+    rng, episodes, envs = np.random.default_rng(3), Episodes(model), np.arange(1)
+    roots, advance = [], planner._contexts.advance
+    planner._contexts.advance = lambda *a: roots.append(advance(*a)) or roots[-1]
+    action, n_simulations = -1, []
+    for _ in range(12):
+        obs = draw_obs(rng, model.spec, 1)
+        episodes.append(0, obs[0], action)
+        output = planner.search(envs, obs, np.array([action]))
+        check_roots(planner, episodes, envs, roots[-1], 1e-9)
+        n_simulations.append(output.stats.simulations)
+        action = int(output.visit_counts[0].argmax())
+    assert n_simulations[0] == 30 > max(n_simulations[1:])
