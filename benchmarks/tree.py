@@ -25,19 +25,18 @@ from numpy.typing import NDArray
 from peers import interpreter
 from training_run import machine_line
 
-from actors.search.puct import Puct, select
+from actors.search.planting import NO_REUSE, Roots, plant
+from actors.search.puct import Puct, grow_and_select, select
 from actors.search.tree import (
-    NO_REUSE,
     Leaves,
-    Roots,
-    expand_and_backup,
     make_tree,
-    plant,
     root_visits,
 )
 
 N_SIMULATIONS, N_CONTEXT = 50, 3
-PUCT = Puct(pb_c_base=19652.0, pb_c_init=1.25, value_delta_max=0.01, discount=0.997)
+PUCT = Puct(
+    pb_c_base=19652.0, pb_c_init=1.25, value_delta_max=0.01, discount=0.997, root_in_bounds=True
+)
 Outputs = NDArray[np.float32]
 
 
@@ -59,10 +58,7 @@ def make_ours(n_roots: int, n_actions: int) -> Callable[[Outputs, Outputs], NDAr
     """Search over prepared outputs [N, B, 2 + A] from root logits [B, A]; returns visits."""
     rows = np.arange(n_roots)
     tree = make_tree(n_roots, N_SIMULATIONS, n_actions, N_CONTEXT)
-    ids = np.zeros((3, n_roots), np.int64)
-    leaves = Leaves(
-        np.zeros((n_roots, N_CONTEXT), np.int64), *ids, np.zeros((n_roots, 1), np.int32)
-    )
+    leaves = Leaves(np.zeros((N_CONTEXT + 3, n_roots), np.int64), np.zeros((n_roots, 1), np.int64))
     legal = np.ones((n_roots, n_actions), np.bool_)
     zeros = np.zeros(n_roots, np.int64)
 
@@ -72,15 +68,16 @@ def make_ours(n_roots: int, n_actions: int) -> Callable[[Outputs, Outputs], NDAr
             prior=weights / weights.sum(axis=1, keepdims=True),
             legal=legal,
             value=np.zeros(n_roots),
+            step=zeros,
             window=np.zeros((n_roots, N_CONTEXT), np.int64),
             first_page=rows * N_SIMULATIONS,
             first_action=np.zeros(n_roots, np.int32),
             reuse=np.full(n_roots, NO_REUSE),
         )
         plant(tree, rows, roots)
+        select(tree, rows, PUCT, N_SIMULATIONS, leaves)
         for output in outputs:
-            select(tree, rows, PUCT, N_SIMULATIONS, zeros, leaves)
-            expand_and_backup(tree, rows, PUCT.discount, leaves, output, True)
+            grow_and_select(tree, rows, PUCT, N_SIMULATIONS, leaves, output)
         return root_visits(tree, rows)
 
     return search

@@ -45,19 +45,16 @@ class ModelStep:
         n_context = model.config.window_steps - 1
         n_window = n_context * self.n_rows
         on_host = device.type == "cpu"
-        host = torch.zeros(n_window + 3 * self.n_rows, dtype=torch.int64, pin_memory=not on_host)
-        self._host_ids = host
-        self._ids = host if on_host else host.to(device)
-        page, action, step = host[n_window:].numpy().reshape(3, self.n_rows)
-        window = host[:n_window].numpy().reshape(self.n_rows, n_context)
-        self._all = (window, page, action, step)
-        self._window = self._ids[:n_window]
-        self._page, self._action, self._step = self._ids[n_window:].unflatten(0, (3, self.n_rows))
+        shape = (n_context + 3, self.n_rows)
+        self._host_asked = torch.zeros(shape, dtype=torch.int64, pin_memory=not on_host)
+        self._asked = self._host_asked if on_host else self._host_asked.to(device)
+        self._window = self._asked[:n_context].flatten()
+        self._page, self._action, self._step = self._asked[n_context:]
         kv = torch.zeros((n_window, *pages.shape.dims), device=device, dtype=pages.kv.dtype)
         valid = torch.zeros((n_window, TOKENS_PER_STEP), device=device, dtype=torch.bool)
         self._flat_kv, self._flat_valid = kv, valid
-        self._kv = kv.unflatten(0, (self.n_rows, n_context))
-        self._valid = valid.unflatten(0, (self.n_rows, n_context))
+        self._kv = kv.unflatten(0, (n_context, self.n_rows)).transpose(0, 1)
+        self._valid = valid.unflatten(0, (n_context, self.n_rows)).transpose(0, 1)
         self._has_action = torch.ones(self.n_rows, device=device, dtype=torch.bool)
         # Scalars are decoded in float32 at least, whatever the parameters are stored in.
         dtype = torch.promote_types(pages.kv.dtype, torch.float32)
@@ -70,11 +67,10 @@ class ModelStep:
 
     def leaves(self, n_roots: int) -> Leaves:
         """What a search of `n_roots` roots fills before each `run`; the other rows go nowhere."""
-        n_rows = n_roots * self._n_leaves
-        window, page, _, step = self._all
-        window[n_rows:], page[n_rows:], step[n_rows:] = NULL_PAGE, SPARE_PAGE, 0
-        node = np.zeros((n_roots, self._n_leaves), np.int32)
-        return Leaves(*(array[:n_rows] for array in self._all), node)
+        n_rows, asked = n_roots * self._n_leaves, self._host_asked.numpy()
+        asked[:, n_rows:] = 0
+        asked[:-3, n_rows:], asked[-3, n_rows:] = NULL_PAGE, SPARE_PAGE
+        return Leaves(asked[:, :n_rows], np.zeros((n_roots, self._n_leaves), np.int64))
 
     def run(self) -> NDArray[np.floating]:
         """Evaluate all leaves and write their pages.
@@ -106,7 +102,7 @@ class ModelStep:
 
     def _replay(self) -> None:
         start = perf_counter()
-        self._ids.copy_(self._host_ids, non_blocking=True)
+        self._asked.copy_(self._host_asked, non_blocking=True)
         if self._graph is None:
             self._graph = self._capture()
         self._graph.replay()

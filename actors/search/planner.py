@@ -17,7 +17,8 @@ from actors.search import model_step
 from actors.search.config import SearchConfig
 from actors.search.contexts import Contexts, RootStep, make_cache
 from actors.search.history import NO_ACTION, Ints
-from actors.search.puct import Puct, select
+from actors.search.planting import NO_REUSE, Roots, plant
+from actors.search.puct import Puct, grow_and_select, select
 from actors.search.result import SearchOutput, SearchStats
 from actors.search.root_prior import (
     InjectionConfig,
@@ -28,12 +29,8 @@ from actors.search.root_prior import (
     softmax_legal,
 )
 from actors.search.tree import (
-    NO_REUSE,
     ROOT,
-    Roots,
-    expand_and_backup,
     make_tree,
-    plant,
     root_visits,
     tree_depth,
 )
@@ -113,11 +110,11 @@ class Planner:
             model_policy = softmax_legal(root.logits, legal)
             prior = self._root_prior(model_policy, legal, mix, env_steps)
             seconds_tree = self._plant(envs, root, prior, legal, actions, add_noise)
-            n_reused = int((self._tree.visits[envs, ROOT] - 1).sum())
-            n_kept = self._tree.n_nodes[envs]
+            n_reused = int((self._tree.nodes["visits"][envs, ROOT] - 1).sum())
+            n_kept = self._tree.trunks["n_nodes"][envs]
             self._is_grown[envs] = False
             seconds_tree += self._simulate(envs, root)
-        failed = self._tree.failed[envs]
+        failed = self._tree.trunks["failed"][envs] == 1
         self._is_grown[envs] = ~failed
         self._remember_actions(envs, n_kept)
         if failed.any():
@@ -235,13 +232,14 @@ class Planner:
             prior=prior,
             legal=legal,
             value=root.value,
+            step=root.steps,
             window=root.window,
             first_page=self._cache.plant_trees(envs, root.steps),
             first_action=first_action,
             reuse=np.where(keeps_tree, last_action, NO_REUSE),
         )
         plant(self._tree, envs, roots)
-        self._tree.failed[envs] |= ~np.isfinite(root.logits).all(axis=1)
+        self._tree.trunks["failed"][envs] |= ~np.isfinite(root.logits).all(axis=1)
         return perf_counter() - start
 
     def _simulate(self, envs: Ints, root: RootStep) -> float:
@@ -249,24 +247,20 @@ class Planner:
         tree, puct, n_simulations = self._tree, self._puct, self.config.n_simulations
         step = self._model_step(len(envs))
         leaves = step.leaves(len(envs))
-        seconds_tree, seconds_model = 0.0, step.seconds_model
-        while True:
-            t0 = perf_counter()
-            n_chosen = select(tree, envs, puct, n_simulations, root.steps, leaves)
-            t1 = perf_counter()
-            seconds_tree += t1 - t0
-            if n_chosen == 0:
-                break
+        seconds_model, start = step.seconds_model, perf_counter()
+        n_chosen = select(tree, envs, puct, n_simulations, leaves)
+        seconds_tree = perf_counter() - start
+        while n_chosen:
             outputs = step.run()
-            t2 = perf_counter()
-            expand_and_backup(tree, envs, puct.discount, leaves, outputs, False)
-            seconds_tree += perf_counter() - t2
+            start = perf_counter()
+            n_chosen = grow_and_select(tree, envs, puct, n_simulations, leaves, outputs)
+            seconds_tree += perf_counter() - start
         self._contexts.seconds_model += step.seconds_model - seconds_model
         return seconds_tree
 
     def _remember_actions(self, envs: Ints, n_kept: NDArray[np.int32]) -> None:
-        child = self._tree.child[envs, ROOT]
-        page = np.take_along_axis(self._tree.page[envs], np.maximum(child, ROOT), axis=1)
+        child = self._tree.edges["child"][envs, ROOT]
+        page = np.take_along_axis(self._tree.nodes["page"][envs], np.maximum(child, ROOT), axis=1)
         place = page - self._cache.tree_pages(envs)[:, None] + 1
         self._action_places[envs] = np.where(child >= n_kept[:, None], place, EMPTY)
 
@@ -281,9 +275,9 @@ class Planner:
         tree = self._tree
         visits = root_visits(tree, envs)
         policy = visits / self.config.n_simulations
-        value = tree.value_sum[envs, ROOT] / tree.visits[envs, ROOT]
-        q_value = tree.q[envs, ROOT]
-        failed = np.flatnonzero(tree.failed[envs])
+        value = tree.nodes["value_sum"][envs, ROOT] / tree.nodes["visits"][envs, ROOT]
+        q_value = tree.edges["q"][envs, ROOT]
+        failed = np.flatnonzero(tree.trunks["failed"][envs])
         if len(failed):
             policy[failed] = prior[failed]
             visits[failed] = _share_out(prior[failed], self.config.n_simulations)

@@ -10,10 +10,23 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
-from actors.search.tree import ILLEGAL, NO_LEAF, ROOT, Ints, Leaves, Tree, hold, make_node
-from cache.pages import NULL_PAGE, SPARE_PAGE
+from actors.search.tree import (
+    ILLEGAL,
+    NO_LEAF,
+    ROOT,
+    Ints,
+    Leaves,
+    Records,
+    Tree,
+    ask,
+    grow,
+    hold,
+    make_node,
+)
 
 
 class Puct(NamedTuple):
@@ -23,6 +36,34 @@ class Puct(NamedTuple):
     pb_c_init: float
     value_delta_max: float
     discount: float
+    root_in_bounds: bool = False  # the root's own value widens the min-max bounds, as in LightZero
+
+
+def select(tree: Tree, envs: Ints, puct: Puct, n_simulations: int, leaves: Leaves) -> int:
+    """Choose up to K leaves in the tree of each of `envs` and fill `leaves`; returns how many.
+
+    A tree takes no more than brings it to `n_simulations`. A second choice of one leaf evaluates it
+    twice, to the same result, and counts as two visits.
+    """
+    nodes, edges, window, trunks = tree
+    return _select(
+        nodes, edges, window, trunks, envs, leaves.asked, leaves.node, n_simulations, *puct[:3]
+    )
+
+
+def grow_and_select(
+    tree: Tree,
+    envs: Ints,
+    puct: Puct,
+    n_simulations: int,
+    leaves: Leaves,
+    outputs: NDArray[np.floating],
+) -> int:
+    """Take the model's answers [B * K, 2 + A] for `leaves`, then choose the next ones."""
+    nodes, edges, window, trunks = tree
+    return _grow_and_select(
+        nodes, edges, window, trunks, envs, leaves.asked, leaves.node, outputs, n_simulations, *puct
+    )
 
 
 @njit(nogil=True, cache=True)
@@ -34,13 +75,13 @@ def _scaled(q: float, low: float, high: float, delta_max: float) -> float:
 
 
 @njit(nogil=True, cache=True)
-def _mean_q(tree: Tree, b: int, node: int, parent_q: float) -> float:
+def _mean_q(edges: Records, node: int, parent_q: float) -> float:
     """Mean Q of visited children, with the parent's mean as one more sample below the root."""
     total, n_visited = 0.0, 0
-    for a in range(tree.child.shape[2]):
-        child = tree.child[b, node, a]
-        if child >= 0 and tree.visits[b, child] > 0:
-            total += tree.q[b, node, a]
+    for a in range(edges.shape[1]):
+        edge = edges[node, a]
+        if edge.visits > 0:
+            total += edge.q
             n_visited += 1
     if node == ROOT and n_visited > 0:
         return total / n_visited
@@ -48,76 +89,123 @@ def _mean_q(tree: Tree, b: int, node: int, parent_q: float) -> float:
 
 
 @njit(nogil=True, cache=True)
-def _best_action(tree: Tree, b: int, node: int, mean_q: float, puct: Puct) -> int:
+def _best_action(
+    nodes: Records,
+    edges: Records,
+    trunk: np.void,
+    n: int,
+    mean_q: float,
+    with_pending: bool,
+    pb_c_base: float,
+    pb_c_init: float,
+    delta_max: float,
+) -> int:
     """Child with the highest PUCT score; exact ties go to the higher prior, then scan order."""
-    n_actions = tree.child.shape[2]
-    n_children_visits = tree.visits[b, node] - 1 + tree.pending[b, node]
-    low, high = tree.bounds[b, 0], tree.bounds[b, 1]
-    pb_c = math.log((n_children_visits + puct.pb_c_base + 1.0) / puct.pb_c_base) + puct.pb_c_init
+    n_actions = edges.shape[1]
+    n_children_visits = nodes[n].visits - 1 + nodes[n].pending
+    low, high = trunk.low, trunk.high
+    pb_c = math.log((n_children_visits + pb_c_base + 1.0) / pb_c_base) + pb_c_init
     pb_c *= math.sqrt(n_children_visits)
+    unvisited = _scaled(mean_q, low, high, delta_max)
     best, best_score, best_prior = -1, -math.inf, -math.inf
-    for k in range(n_actions):
-        a = (k + tree.first_action[b]) % n_actions
-        child = tree.child[b, node, a]
-        if child == ILLEGAL:
-            continue
-        q, n, n_pending = mean_q, 0, 0
-        if child >= 0:
-            n, n_pending = tree.visits[b, child], tree.pending[b, child]
-            if n > 0:
-                q = tree.q[b, node, a]
-        scaled = _scaled(q, low, high, puct.value_delta_max)
-        if n_pending > 0:
-            scaled *= n / (n + n_pending)
-        prior = tree.prior[b, node, a]
-        score = pb_c * prior / (n + n_pending + 1) + scaled
-        if score > best_score or (score == best_score and prior > best_prior):
-            best, best_score, best_prior = a, score, prior
+    a = trunk.first_action
+    for _ in range(n_actions):
+        edge = edges[n, a]
+        if edge.child != ILLEGAL:
+            scaled, n_visits = unvisited, edge.visits
+            if n_visits > 0:
+                scaled = _scaled(edge.q, low, high, delta_max)
+            if with_pending and edge.child >= 0 and nodes[edge.child].pending > 0:
+                n_visits += nodes[edge.child].pending
+                scaled *= edge.visits / n_visits
+            score = pb_c * edge.prior / (n_visits + 1) + scaled
+            if score > best_score or (score == best_score and edge.prior > best_prior):
+                best, best_score, best_prior = a, score, edge.prior
+        a += 1
+        if a == n_actions:
+            a = 0
     return best
 
 
 @njit(nogil=True, cache=True)
-def _find_leaf(tree: Tree, b: int, puct: Puct) -> int:
-    """Walk to an unvisited edge and make its node, or to a leaf that is being evaluated."""
-    node, mean_q = ROOT, 0.0
-    while True:
-        mean_q = _mean_q(tree, b, node, mean_q)
-        action = _best_action(tree, b, node, mean_q, puct)
-        child = tree.child[b, node, action]
-        if child < 0:
-            return make_node(tree, b, node, action)
-        node = child
-        if tree.visits[b, node] == 0:
-            return node
+def _select(
+    nodes: Records,
+    edges: Records,
+    window: Ints,
+    trunks: Records,
+    envs: Ints,
+    asked: Ints,
+    leaf_nodes: Ints,
+    n_simulations: int,
+    pb_c_base: float,
+    pb_c_init: float,
+    delta_max: float,
+) -> int:
+    n_leaves, n_chosen = leaf_nodes.shape[1], 0
+    for i in range(len(envs)):
+        b = envs[i]
+        n_missing = 0 if trunks[b].failed else n_simulations - (nodes[b, ROOT].visits - 1)
+        for k in range(n_leaves):
+            leaf = NO_LEAF
+            if k < n_missing:
+                n, mean_q = ROOT, 0.0
+                while leaf == NO_LEAF:
+                    mean_q = _mean_q(edges[b], n, mean_q)
+                    a = _best_action(
+                        nodes[b],
+                        edges[b],
+                        trunks[b],
+                        n,
+                        mean_q,
+                        n_leaves > 1,
+                        pb_c_base,
+                        pb_c_init,
+                        delta_max,
+                    )
+                    child = edges[b, n, a].child
+                    if child < 0:
+                        leaf = make_node(nodes, edges, window, trunks, b, n, a)
+                    elif nodes[b, child].visits == 0:
+                        leaf = child  # on its way already
+                    else:
+                        n = child
+                if n_leaves > 1:
+                    hold(nodes, b, leaf, 1)
+                n_chosen += 1
+            leaf_nodes[i, k] = leaf
+            ask(nodes, window, trunks, b, leaf, asked, i * n_leaves + k)
+    return n_chosen
 
 
 @njit(nogil=True, cache=True)
-def select(
-    tree: Tree, rows: Ints, puct: Puct, n_simulations: int, root_step: Ints, leaves: Leaves
+def _grow_and_select(
+    nodes: Records,
+    edges: Records,
+    window: Ints,
+    trunks: Records,
+    envs: Ints,
+    asked: Ints,
+    leaf_nodes: Ints,
+    outputs: NDArray[np.floating],
+    n_simulations: int,
+    pb_c_base: float,
+    pb_c_init: float,
+    delta_max: float,
+    discount: float,
+    root_in_bounds: bool,
 ) -> int:
-    """Choose up to K leaves in every tree of `rows` [B] and fill `leaves`; returns how many.
-
-    A tree takes no more than brings it to `n_simulations`. root_step [B] int64: step of the root.
-    A second choice of one leaf evaluates it twice, to the same result, and counts as two visits.
-    """
-    n_leaves = leaves.node.shape[1]
-    n_chosen = 0
-    for i in range(len(rows)):
-        b = rows[i]
-        n_missing = 0 if tree.failed[b] else n_simulations - (tree.visits[b, ROOT] - 1)
-        for k in range(n_leaves):
-            m = i * n_leaves + k
-            if k >= n_missing:
-                leaves.node[i, k] = NO_LEAF
-                leaves.window[m] = NULL_PAGE
-                leaves.page[m], leaves.action[m], leaves.step[m] = SPARE_PAGE, 0, 0
-                continue
-            leaf = _find_leaf(tree, b, puct)
-            if n_leaves > 1:
-                hold(tree, b, leaf, 1)
-            leaves.node[i, k] = leaf
-            leaves.window[m] = tree.window[b, tree.parent[b, leaf]]
-            leaves.page[m], leaves.action[m] = tree.page[b, leaf], tree.action[b, leaf]
-            leaves.step[m] = root_step[i] + tree.depth[b, leaf]
-            n_chosen += 1
-    return n_chosen
+    # One call from Python a simulation: for a single root, calls cost more than the work.
+    grow(nodes, edges, trunks, envs, leaf_nodes, outputs, discount, root_in_bounds)
+    return _select(
+        nodes,
+        edges,
+        window,
+        trunks,
+        envs,
+        asked,
+        leaf_nodes,
+        n_simulations,
+        pb_c_base,
+        pb_c_init,
+        delta_max,
+    )

@@ -64,18 +64,20 @@ def check_nodes(planner, episodes, envs, tolerance):
     """Every node of the latest trees; a leaf's value sum is the model's value itself."""
     tree = planner._tree
     for env in envs:
-        n_nodes = tree.n_nodes[env]
+        n_nodes = tree.trunks["n_nodes"][env]
         paths = [[] for _ in range(n_nodes - 1)]
         for node, path in enumerate(paths, start=1):
             while node:
-                path.insert(0, int(tree.action[env, node]))
-                node = tree.parent[env, node]
+                path.insert(0, int(tree.nodes["action"][env, node]))
+                node = tree.nodes["parent"][env, node]
         reward, value, policy = episodes.nodes(env, paths)
         limits = dict(atol=tolerance, rtol=0)
-        np.testing.assert_allclose(tree.prior[env, 1:n_nodes], policy, **limits)
-        np.testing.assert_allclose(tree.reward[env, 1:n_nodes], reward, **limits)
-        leaf = tree.visits[env, 1:n_nodes] == 1
-        np.testing.assert_allclose(tree.value_sum[env, 1:n_nodes][leaf], value[leaf], **limits)
+        np.testing.assert_allclose(tree.edges["prior"][env, 1:n_nodes], policy, **limits)
+        np.testing.assert_allclose(tree.nodes["reward"][env, 1:n_nodes], reward, **limits)
+        leaf = tree.nodes["visits"][env, 1:n_nodes] == 1
+        np.testing.assert_allclose(
+            tree.nodes["value_sum"][env, 1:n_nodes][leaf], value[leaf], **limits
+        )
 
 
 def play(planner, model, rng, n_calls, scramble, draw_obs, tolerance):

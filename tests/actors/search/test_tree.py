@@ -7,16 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.search.puct import Puct, select
+from actors.search.planting import NO_REUSE, Roots, plant
+from actors.search.puct import Puct, grow_and_select, select
 from actors.search.tree import (
     NO_LEAF,
-    NO_REUSE,
     ROOT,
     Leaves,
-    Roots,
-    expand_and_backup,
+    grow,
     make_tree,
-    plant,
     root_visits,
 )
 
@@ -85,6 +83,7 @@ def make_roots(prior, legal, value, first_action, n_window=2, reuse=None):
         prior=prior,
         legal=legal,
         value=value,
+        step=rows * 10,
         window=np.full((len(prior), n_window), -1),
         first_page=rows * 1000,
         first_action=first_action,
@@ -93,9 +92,8 @@ def make_roots(prior, legal, value, first_action, n_window=2, reuse=None):
 
 
 def make_leaves(n_roots, n_leaves=1, n_window=2):
-    ids = np.zeros((3, n_roots * n_leaves), np.int64)
-    window = np.zeros((n_roots * n_leaves, n_window), np.int64)
-    return Leaves(window, *ids, np.zeros((n_roots, n_leaves), np.int32))
+    asked = np.zeros((n_window + 3, n_roots * n_leaves), np.int64)
+    return Leaves(asked, np.zeros((n_roots, n_leaves), np.int64))
 
 
 def run_kernels(prior, legal, value, outputs, first_action):
@@ -104,11 +102,11 @@ def run_kernels(prior, legal, value, outputs, first_action):
     tree = make_tree(len(prior), n_simulations, prior.shape[1], 2)
     plant(tree, rows, make_roots(prior, legal, value, first_action))
     leaves, asked = make_leaves(len(prior)), []
+    select(tree, rows, PUCT, n_simulations, leaves)
     for simulation in range(n_simulations):
-        select(tree, rows, PUCT, n_simulations, rows * 10, leaves)
-        asked.append([np.copy(x) for x in leaves])
-        expand_and_backup(tree, rows, PUCT.discount, leaves, outputs[simulation], False)
-    assert select(tree, rows, PUCT, n_simulations, rows * 10, leaves) == 0
+        asked.append(leaves.asked.copy())
+        n_chosen = grow_and_select(tree, rows, PUCT, n_simulations, leaves, outputs[simulation])
+    assert n_chosen == 0
     return tree, asked
 
 
@@ -134,8 +132,10 @@ def test_kernels_equal_the_dictionary_search(seed, n_roots, n_actions, n_simulat
             prior[b].tolist(), legal[b], float(value[b]), outputs[:, b], int(first[b])
         )
         assert root_visits(tree, np.array([b]))[0].tolist() == visits
-        np.testing.assert_allclose(tree.q[b, 0], q, atol=1e-12)
-        np.testing.assert_allclose(tree.value_sum[b, 0] / tree.visits[b, 0], mean, atol=1e-12)
+        np.testing.assert_allclose(tree.edges["q"][b, 0], q, atol=1e-12)
+        np.testing.assert_allclose(
+            tree.nodes["value_sum"][b, 0] / tree.nodes["visits"][b, 0], mean, atol=1e-12
+        )
         check_leaves(b, asked, paths)
 
 
@@ -143,11 +143,11 @@ def check_leaves(b, asked, paths):
     """Each leaf asks for the pages of its last two ancestors, in order."""
     node_of = {(): None}
     for simulation, path in enumerate(paths):
-        window, page, action, step, _ = (x[b] for x in asked[simulation])
+        *window, page, action, step = asked[simulation][:, b].tolist()
         node_of[tuple(path)] = b * 1000 + simulation
         ancestors = [node_of[tuple(path[:d])] for d in range(1, len(path))]
         wanted = [-1, -1, *ancestors][-2:]
-        assert window.tolist() == wanted
+        assert window == wanted
         assert (page, action, step) == (b * 1000 + simulation, path[-1], b * 10 + len(path))
 
 
@@ -157,7 +157,7 @@ def test_exact_ties_go_to_the_higher_prior_then_in_scan_order():
     _, asked = run_kernels(
         prior, np.ones((2, 3), np.bool_), np.zeros(2), outputs, np.array([2, 2], np.int32)
     )
-    assert asked[0][2].tolist() == [1, 2]
+    assert asked[0][-2].tolist() == [1, 2]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -167,27 +167,27 @@ def test_a_number_that_is_not_finite_fails_its_row_only(bad, column):
     clean, _ = run_kernels(prior, legal, value, outputs, first)
     outputs[7, 1, column] = bad
     tree, _ = run_kernels(prior, legal, value, outputs, first)
-    assert tree.failed.tolist() == [False, True, False]
+    assert tree.trunks["failed"].tolist() == [0, 1, 0]
     for row in (0, 2):
         assert (
             root_visits(tree, np.arange(3))[row].tolist()
             == root_visits(clean, np.arange(3))[row].tolist()
         )
-        np.testing.assert_array_equal(tree.q[row], clean.q[row])
-    assert np.isfinite(tree.value_sum[1]).all()
+        np.testing.assert_array_equal(tree.edges["q"][row], clean.edges["q"][row])
+    assert np.isfinite(tree.nodes["value_sum"][1]).all()
 
 
 def test_root_in_bounds_widens_the_scale_as_lightzero_does():
     prior, legal, value, outputs, first = draw_problem(5, 1, 3, 1)
     tree, _ = run_kernels(prior, legal, value, outputs, first)
-    assert tree.bounds[0, 0] == tree.bounds[0, 1] == tree.q[0, 0].sum()
+    assert tree.trunks["low"][0] == tree.trunks["high"][0] == tree.edges["q"][0, 0].sum()
     rows, leaves = np.arange(1), make_leaves(1)
     plant(tree, rows, make_roots(prior, legal, value, first))
-    select(tree, rows, PUCT, 1, rows, leaves)
-    expand_and_backup(tree, rows, PUCT.discount, leaves, outputs[0], True)
-    root = PUCT.discount * tree.value_sum[0, 0] / tree.visits[0, 0]
-    q = tree.q[0, 0].sum()
-    assert sorted(tree.bounds[0]) == sorted((root, q))
+    select(tree, rows, PUCT, 1, leaves)
+    grow(*tree[:2], tree.trunks, rows, leaves.node, outputs[0], PUCT.discount, True)
+    root = PUCT.discount * tree.nodes["value_sum"][0, 0] / tree.nodes["visits"][0, 0]
+    q = tree.edges["q"][0, 0].sum()
+    assert sorted((tree.trunks["low"][0], tree.trunks["high"][0])) == sorted((root, q))
 
 
 def run_batched(problem, n_simulations, n_leaves):
@@ -198,31 +198,31 @@ def run_batched(problem, n_simulations, n_leaves):
     tree = make_tree(n_roots, n_simulations, n_actions, 2)
     plant(tree, rows, make_roots(prior, legal, value, first))
     n_calls = 0
-    while select(tree, rows, PUCT, n_simulations, rows * 10, leaves):
+    while select(tree, rows, PUCT, n_simulations, leaves):
         outputs = np.zeros((n_roots * n_leaves, 2 + n_actions))
         for m in range(len(outputs)):
             b, node, key = m // n_leaves, leaves.node.ravel()[m], []
             while node != ROOT:
-                key.append(int(tree.action[b, node]))
-                node = tree.parent[b, node]
+                key.append(int(tree.nodes["action"][b, node]))
+                node = tree.nodes["parent"][b, node]
             outputs[m] = np.random.default_rng([b, *key]).normal(size=2 + n_actions)
-        expand_and_backup(tree, rows, PUCT.discount, leaves, outputs, False)
+        grow(*tree[:2], tree.trunks, rows, leaves.node, outputs, PUCT.discount, False)
         n_calls += 1
     return tree, n_calls
 
 
 def check_statistics(tree, b):
     """Every node's visits and Q follow from those below it; nothing is left pending."""
-    n = tree.n_nodes[b]
-    assert not tree.pending[b, :n].any() and (tree.visits[b, :n] > 0).all()
+    n = tree.trunks["n_nodes"][b]
+    assert not tree.nodes["pending"][b, :n].any() and (tree.nodes["visits"][b, :n] > 0).all()
     for node in range(n):
-        children = [int(c) for c in tree.child[b, node] if c > 0]
-        assert tree.visits[b, node] >= 1 + tree.visits[b, children].sum()
+        children = [int(c) for c in tree.edges["child"][b, node] if c > 0]
+        assert tree.nodes["visits"][b, node] >= 1 + tree.nodes["visits"][b, children].sum()
         for child in children:
-            assert tree.parent[b, child] == node < child
-            mean = tree.value_sum[b, child] / tree.visits[b, child]
-            q = tree.reward[b, child] + PUCT.discount * mean
-            assert tree.q[b, node, tree.action[b, child]] == pytest.approx(q)
+            assert tree.nodes["parent"][b, child] == node < child
+            mean = tree.nodes["value_sum"][b, child] / tree.nodes["visits"][b, child]
+            q = tree.nodes["reward"][b, child] + PUCT.discount * mean
+            assert tree.edges["q"][b, node, tree.nodes["action"][b, child]] == pytest.approx(q)
 
 
 @settings(max_examples=40, deadline=None)
@@ -247,9 +247,9 @@ def test_virtual_loss_spreads_the_leaves_of_a_call():
     rows, leaves = np.arange(1), make_leaves(1, n_leaves=3)
     tree = make_tree(1, 9, 3, 2)
     plant(tree, rows, make_roots(prior, legal, np.zeros(1), np.zeros(1, np.int32)))
-    assert select(tree, rows, PUCT, 9, rows, leaves) == 3
-    assert sorted(leaves.action.tolist()) == [0, 1, 2] and leaves.node.tolist() == [[1, 2, 3]]
-    assert tree.pending[0, :4].tolist() == [3, 1, 1, 1]
+    assert select(tree, rows, PUCT, 9, leaves) == 3
+    assert sorted(leaves.asked[-2].tolist()) == [0, 1, 2] and leaves.node.tolist() == [[1, 2, 3]]
+    assert tree.nodes["pending"][0, :4].tolist() == [3, 1, 1, 1]
 
 
 def test_a_leaf_chosen_twice_is_evaluated_to_the_same_result():
@@ -258,30 +258,35 @@ def test_a_leaf_chosen_twice_is_evaluated_to_the_same_result():
     rows, leaves = np.arange(1), make_leaves(1, n_leaves=2)
     tree = make_tree(1, 3, 1, 2)
     plant(tree, rows, make_roots(np.ones((1, 1)), legal, np.zeros(1), np.zeros(1, np.int32)))
-    select(tree, rows, PUCT, 3, rows, leaves)
-    assert leaves.node.tolist() == [[1, 1]] and leaves.page.tolist() == [0, 0]
-    expand_and_backup(tree, rows, 0.5, leaves, np.array([[1.0, 4.0, 0.0]] * 2), False)
-    assert (tree.visits[0, 1], tree.value_sum[0, 1], tree.q[0, 0, 0]) == (2, 8.0, 3.0)
-    assert select(tree, rows, PUCT, 3, rows, leaves) == 1  # the third of three simulations
+    select(tree, rows, PUCT, 3, leaves)
+    assert leaves.node.tolist() == [[1, 1]] and leaves.asked[-3].tolist() == [0, 0]
+    answers = np.array([[1.0, 4.0, 0.0]] * 2)
+    grow(*tree[:2], tree.trunks, rows, leaves.node, answers, 0.5, False)
+    assert (
+        tree.nodes["visits"][0, 1],
+        tree.nodes["value_sum"][0, 1],
+        tree.edges["q"][0, 0, 0],
+    ) == (2, 8.0, 3.0)
+    assert select(tree, rows, PUCT, 3, leaves) == 1  # the third of three simulations
     assert leaves.node.tolist() == [[2, NO_LEAF]]
 
 
 def subtree(tree, b, top):
     """Path below `top` -> what its node holds."""
     found, paths = {}, {top: ()}
-    for node in range(top, tree.n_nodes[b]):
+    for node in range(top, tree.trunks["n_nodes"][b]):
         if node != top:
-            parent = tree.parent[b, node]
+            parent = tree.nodes["parent"][b, node]
             if parent not in paths:
                 continue
-            paths[node] = (*paths[parent], int(tree.action[b, node]))
+            paths[node] = (*paths[parent], int(tree.nodes["action"][b, node]))
         found[paths[node]] = dict(
-            visits=int(tree.visits[b, node]),
-            value_sum=tree.value_sum[b, node],
-            prior=tree.prior[b, node].tolist(),
-            page=int(tree.page[b, node]),
+            visits=int(tree.nodes["visits"][b, node]),
+            value_sum=tree.nodes["value_sum"][b, node],
+            prior=tree.edges["prior"][b, node].tolist(),
+            page=int(tree.nodes["page"][b, node]),
             window=tree.window[b, node].tolist(),
-            depth=int(tree.depth[b, node] - tree.depth[b, top]),
+            depth=int(tree.nodes["depth"][b, node] - tree.nodes["depth"][b, top]),
         )
     return found
 
@@ -294,14 +299,14 @@ def test_a_reused_subtree_keeps_its_statistics_and_pages(seed, n_actions, n_simu
     tree, _ = run_batched(problem, n_simulations, n_leaves)
     prior, legal, value, _, first = draw_problem(seed + 1, 2, n_actions, 1)
     reuse = rng.integers(n_actions, size=2)
-    tops = tree.child[np.arange(2), ROOT, reuse]
+    tops = tree.edges["child"][np.arange(2), ROOT, reuse]
     before = [subtree(tree, b, top) if top > 0 else None for b, top in enumerate(tops)]
     roots = make_roots(prior, legal, value, first, reuse=reuse)
     roots.window[:] = [[-7, 5000], [-7, 6000]]
     plant(tree, np.arange(2), roots)
     for b in range(2):
         own_pages = set(range(b * 1000, b * 1000 + n_simulations))
-        assert set(tree.page[b, 1:].tolist()) == own_pages
+        assert set(tree.nodes["page"][b, 1:].tolist()) == own_pages
         after = subtree(tree, b, ROOT)
         kept = before[b] or {(): None}
         kept = {path: v for path, v in kept.items() if not path or legal[b, path[0]]}
@@ -313,11 +318,14 @@ def test_a_reused_subtree_keeps_its_statistics_and_pages(seed, n_actions, n_simu
             assert after[path] == was
         below = [a for a in range(n_actions) if (a,) in after]
         n_kept_visits = sum(after[a,]["visits"] for a in below)
-        assert tree.visits[b, ROOT] == 1 + n_kept_visits < n_simulations + 1
-        returns = sum(after[a,]["visits"] * tree.q[b, ROOT, a] for a in below)
-        np.testing.assert_allclose(tree.value_sum[b, ROOT], value[b] + returns)
-        np.testing.assert_array_equal(tree.prior[b, ROOT], prior[b])
-        visited = [tree.q[b, n][tree.child[b, n] > 0] for n in range(tree.n_nodes[b])]
+        assert tree.nodes["visits"][b, ROOT] == 1 + n_kept_visits < n_simulations + 1
+        returns = sum(after[a,]["visits"] * tree.edges["q"][b, ROOT, a] for a in below)
+        np.testing.assert_allclose(tree.nodes["value_sum"][b, ROOT], value[b] + returns)
+        np.testing.assert_array_equal(tree.edges["prior"][b, ROOT], prior[b])
+        visited = [
+            tree.edges["q"][b, n][tree.edges["child"][b, n] > 0]
+            for n in range(tree.trunks["n_nodes"][b])
+        ]
         seen = np.concatenate(visited)
         if len(seen):
-            assert tree.bounds[b].tolist() == [seen.min(), seen.max()]
+            assert tree.trunks[["low", "high"]][b].item() == (seen.min(), seen.max())
