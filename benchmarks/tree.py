@@ -26,7 +26,7 @@ from peers import interpreter
 from training_run import machine_line
 
 from actors.search.planting import NO_REUSE, Roots, plant
-from actors.search.puct import Puct, grow_and_select, select
+from actors.search.puct import Puct, select
 from actors.search.tree import (
     Leaves,
     make_tree,
@@ -77,7 +77,7 @@ def make_ours(n_roots: int, n_actions: int) -> Callable[[Outputs, Outputs], NDAr
         plant(tree, rows, roots)
         select(tree, rows, PUCT, N_SIMULATIONS, leaves)
         for output in outputs:
-            grow_and_select(tree, rows, PUCT, N_SIMULATIONS, leaves, output)
+            select(tree, rows, PUCT, N_SIMULATIONS, leaves, output)
         return root_visits(tree, rows)
 
     return search

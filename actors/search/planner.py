@@ -18,7 +18,7 @@ from actors.search.config import SearchConfig
 from actors.search.contexts import Contexts, RootStep, make_cache
 from actors.search.history import NO_ACTION, Ints
 from actors.search.planting import NO_REUSE, Roots, plant
-from actors.search.puct import Puct, grow_and_select, select
+from actors.search.puct import Puct, select
 from actors.search.result import SearchOutput, SearchStats
 from actors.search.root_prior import (
     InjectionConfig,
@@ -253,7 +253,7 @@ class Planner:
         while n_chosen:
             outputs = step.run()
             start = perf_counter()
-            n_chosen = grow_and_select(tree, envs, puct, n_simulations, leaves, outputs)
+            n_chosen = select(tree, envs, puct, n_simulations, leaves, outputs)
             seconds_tree += perf_counter() - start
         self._contexts.seconds_model += step.seconds_model - seconds_model
         return seconds_tree

@@ -8,10 +8,19 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from actors.search.tree import ILLEGAL, ROOT, UNVISITED, Ints, Records, Tree, clear_edge, widen
+from actors.search.tree import (
+    ILLEGAL,
+    ROOT,
+    UNVISITED,
+    Ints,
+    Records,
+    Tree,
+    clear_edge,
+    kernel,
+    widen,
+)
 from cache.pages import NULL_PAGE
 
 NO_REUSE = -1
@@ -45,7 +54,7 @@ def plant(tree: Tree, envs: Ints, roots: Roots) -> None:
     _plant(*tree, envs, roots)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _plant(
     nodes: Records, edges: Records, window: Ints, trunks: Records, envs: Ints, roots: Roots
 ) -> None:
@@ -55,9 +64,7 @@ def _plant(
         root, trunk = nodes[b, ROOT], trunks[b]
         trunk.low, trunk.high = math.inf, -math.inf
         if roots.reuse[i] == NO_REUSE or not _reroot(nodes, edges, window, trunks, b, i, roots):
-            trunk.n_nodes = 1
-            for n in range(1, nodes.shape[1]):
-                nodes[b, n].page = roots.first_page[i] + n - 1
+            trunk.n_nodes, trunk.first_page = 1, roots.first_page[i]
             for a in range(n_actions):
                 clear_edge(edges[b, ROOT, a], UNVISITED)
         root.visits, root.value_sum = 1, roots.value[i]
@@ -74,7 +81,7 @@ def _plant(
             root.value_sum += edge.visits * edge.q
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _reroot(
     nodes: Records,
     edges: Records,
@@ -112,7 +119,7 @@ def _reroot(
             for c in range(window.shape[2]):
                 page = window[b, n, c]
                 window[b, new_id[n], c] = real if page == imagined else page
-    trunks[b].n_nodes = n_kept
+    trunks[b].n_nodes, trunks[b].first_page = n_kept, NULL_PAGE
     n = n_kept
     for k in range(n_capacity - 1):
         if not is_page_used[k]:
@@ -121,7 +128,7 @@ def _reroot(
     return True
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _move(nodes: Records, edges: Records, trunk: np.void, old: int, new_id: Ints) -> None:
     """Copy node `old` of one tree to its new, lower number."""
     new, parent = new_id[old], nodes[old].parent

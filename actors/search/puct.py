@@ -11,7 +11,6 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from actors.search.tree import (
@@ -25,8 +24,11 @@ from actors.search.tree import (
     ask,
     grow,
     hold,
+    kernel,
     make_node,
 )
+
+NO_OUTPUTS = np.zeros((0, 0), np.float32)
 
 
 class Puct(NamedTuple):
@@ -39,34 +41,29 @@ class Puct(NamedTuple):
     root_in_bounds: bool = False  # the root's own value widens the min-max bounds, as in LightZero
 
 
-def select(tree: Tree, envs: Ints, puct: Puct, n_simulations: int, leaves: Leaves) -> int:
-    """Choose up to K leaves in the tree of each of `envs` and fill `leaves`; returns how many.
-
-    A tree takes no more than brings it to `n_simulations`. A second choice of one leaf evaluates it
-    twice, to the same result, and counts as two visits.
-    """
-    nodes, edges, window, trunks = tree
-    return _select(
-        nodes, edges, window, trunks, envs, leaves.asked, leaves.node, n_simulations, *puct[:3]
-    )
-
-
-def grow_and_select(
+def select(
     tree: Tree,
     envs: Ints,
     puct: Puct,
     n_simulations: int,
     leaves: Leaves,
-    outputs: NDArray[np.floating],
+    outputs: NDArray[np.floating] = NO_OUTPUTS,
 ) -> int:
-    """Take the model's answers [B * K, 2 + A] for `leaves`, then choose the next ones."""
+    """Choose up to K leaves in the tree of each of `envs` and fill `leaves`; returns how many.
+
+    A tree takes no more than brings it to `n_simulations`. A second choice of one leaf evaluates it
+    twice, to the same result, and counts as two visits.
+    outputs [B * K, 2 + A]: the model's answers for what `leaves` held, which the trees take in
+    first; none in a search's first call.
+    """
     nodes, edges, window, trunks = tree
-    return _grow_and_select(
-        nodes, edges, window, trunks, envs, leaves.asked, leaves.node, outputs, n_simulations, *puct
+    asked, leaf_nodes = leaves
+    return _select(
+        nodes, edges, window, trunks, envs, asked, leaf_nodes, outputs, n_simulations, *puct
     )
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _scaled(q: float, low: float, high: float, delta_max: float) -> float:
     """Min-max normalisation as LightZero does it: raw while only one value was seen."""
     if high > low:
@@ -74,7 +71,7 @@ def _scaled(q: float, low: float, high: float, delta_max: float) -> float:
     return min(max(q, 0.0), 1.0)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _mean_q(edges: Records, node: int, parent_q: float) -> float:
     """Mean Q of visited children, with the parent's mean as one more sample below the root."""
     total, n_visited = 0.0, 0
@@ -88,7 +85,7 @@ def _mean_q(edges: Records, node: int, parent_q: float) -> float:
     return (parent_q + total) / (n_visited + 1)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _best_action(
     nodes: Records,
     edges: Records,
@@ -127,58 +124,34 @@ def _best_action(
     return best
 
 
-@njit(nogil=True, cache=True)
-def _select(
+@kernel
+def _find_leaf(
     nodes: Records,
     edges: Records,
     window: Ints,
-    trunks: Records,
-    envs: Ints,
-    asked: Ints,
-    leaf_nodes: Ints,
-    n_simulations: int,
+    trunk: np.void,
+    with_pending: bool,
     pb_c_base: float,
     pb_c_init: float,
     delta_max: float,
 ) -> int:
-    n_leaves, n_chosen = leaf_nodes.shape[1], 0
-    for i in range(len(envs)):
-        b = envs[i]
-        n_missing = 0 if trunks[b].failed else n_simulations - (nodes[b, ROOT].visits - 1)
-        for k in range(n_leaves):
-            leaf = NO_LEAF
-            if k < n_missing:
-                n, mean_q = ROOT, 0.0
-                while leaf == NO_LEAF:
-                    mean_q = _mean_q(edges[b], n, mean_q)
-                    a = _best_action(
-                        nodes[b],
-                        edges[b],
-                        trunks[b],
-                        n,
-                        mean_q,
-                        n_leaves > 1,
-                        pb_c_base,
-                        pb_c_init,
-                        delta_max,
-                    )
-                    child = edges[b, n, a].child
-                    if child < 0:
-                        leaf = make_node(nodes, edges, window, trunks, b, n, a)
-                    elif nodes[b, child].visits == 0:
-                        leaf = child  # on its way already
-                    else:
-                        n = child
-                if n_leaves > 1:
-                    hold(nodes, b, leaf, 1)
-                n_chosen += 1
-            leaf_nodes[i, k] = leaf
-            ask(nodes, window, trunks, b, leaf, asked, i * n_leaves + k)
-    return n_chosen
+    """Walk to an unvisited edge and make its node, or to a leaf that is being evaluated."""
+    n, mean_q = ROOT, 0.0
+    while True:
+        mean_q = _mean_q(edges, n, mean_q)
+        a = _best_action(
+            nodes, edges, trunk, n, mean_q, with_pending, pb_c_base, pb_c_init, delta_max
+        )
+        child = edges[n, a].child
+        if child < 0:
+            return make_node(nodes, edges, window, trunk, n, a)
+        if nodes[child].visits == 0:
+            return child
+        n = child
 
 
-@njit(nogil=True, cache=True)
-def _grow_and_select(
+@kernel
+def _select(
     nodes: Records,
     edges: Records,
     window: Ints,
@@ -194,18 +167,34 @@ def _grow_and_select(
     discount: float,
     root_in_bounds: bool,
 ) -> int:
-    # One call from Python a simulation: for a single root, calls cost more than the work.
-    grow(nodes, edges, trunks, envs, leaf_nodes, outputs, discount, root_in_bounds)
-    return _select(
-        nodes,
-        edges,
-        window,
-        trunks,
-        envs,
-        asked,
-        leaf_nodes,
-        n_simulations,
-        pb_c_base,
-        pb_c_init,
-        delta_max,
-    )
+    """Tree by tree, so that its records stay in the processor's cache: grow it, then select.
+
+    One call from Python a simulation: for a single root, calls cost more than the work.
+    """
+    n_leaves, n_chosen = leaf_nodes.shape[1], 0
+    for i in range(len(envs)):
+        b, first = envs[i], i * n_leaves
+        trunk = trunks[b]
+        if len(outputs):
+            answers = outputs[first : first + n_leaves]
+            grow(nodes[b], edges[b], trunk, leaf_nodes[i], answers, discount, root_in_bounds)
+        n_missing = 0 if trunk.failed else n_simulations - (nodes[b, ROOT].visits - 1)
+        for k in range(n_leaves):
+            leaf = NO_LEAF
+            if k < n_missing:
+                leaf = _find_leaf(
+                    nodes[b],
+                    edges[b],
+                    window[b],
+                    trunk,
+                    n_leaves > 1,
+                    pb_c_base,
+                    pb_c_init,
+                    delta_max,
+                )
+                if n_leaves > 1:
+                    hold(nodes[b], leaf, 1)
+                n_chosen += 1
+            leaf_nodes[i, k] = leaf
+            ask(nodes[b], window[b], trunk, leaf, asked, first + k)
+    return n_chosen

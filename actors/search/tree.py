@@ -22,6 +22,9 @@ from cache.pages import NULL_PAGE, SPARE_PAGE
 Ints = NDArray[np.int64]
 Records = NDArray[np.void]
 
+# The numpy error model leaves out Python's test for zero before every division.
+kernel = njit(nogil=True, cache=True, error_model="numpy")
+
 ROOT = 0
 UNVISITED = -1
 ILLEGAL = -2
@@ -53,6 +56,7 @@ TRUNK = np.dtype(
         ("low", np.float64),  # smallest Q seen
         ("high", np.float64),  # largest Q seen
         ("step", np.int64),  # of the root in its episode
+        ("first_page", np.int64),  # nodes have pages in their order, or NULL_PAGE: pages are set
         ("n_nodes", np.int32),  # the root included; nodes beyond are garbage
         ("first_action", np.int32),  # where scanning for the best child starts; decides exact ties
         ("failed", np.int64),  # 1: the tree met a number that is not finite
@@ -97,65 +101,65 @@ def make_tree(n_envs: int, n_simulations: int, n_actions: int, n_window: int) ->
     )
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def widen(trunk: np.void, q: float) -> None:
     trunk.low = min(trunk.low, q)
     trunk.high = max(trunk.high, q)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def clear_edge(edge: np.void, child: int) -> None:
     edge.child, edge.visits, edge.q = child, 0, 0.0
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def make_node(
-    nodes: Records, edges: Records, window: Ints, trunks: Records, b: int, parent: int, action: int
+    nodes: Records, edges: Records, window: Ints, trunk: np.void, parent: int, action: int
 ) -> int:
-    """A leaf below `parent`, empty until it is expanded; returns its number."""
-    new = trunks[b].n_nodes
-    trunks[b].n_nodes += 1
-    edges[b, parent, action].child = new
-    node = nodes[b, new]
-    node.parent, node.action, node.depth = parent, action, nodes[b, parent].depth + 1
+    """A leaf of one tree below `parent`, empty until it is expanded; returns its number."""
+    new = trunk.n_nodes
+    trunk.n_nodes += 1
+    edges[parent, action].child = new
+    node = nodes[new]
+    if trunk.first_page != NULL_PAGE:
+        node.page = trunk.first_page + new - 1
+    node.parent, node.action, node.depth = parent, action, nodes[parent].depth + 1
     node.visits, node.pending, node.value_sum = 0, 0, 0.0
-    n_window = window.shape[2]
+    n_window = window.shape[1]
     for c in range(1, n_window):
-        window[b, new, c - 1] = window[b, parent, c]
+        window[new, c - 1] = window[parent, c]
     if n_window > 0:
-        window[b, new, n_window - 1] = node.page
+        window[new, n_window - 1] = node.page
     return new
 
 
-@njit(nogil=True, cache=True)
-def ask(
-    nodes: Records, window: Ints, trunks: Records, b: int, leaf: int, asked: Ints, m: int
-) -> None:
+@kernel
+def ask(nodes: Records, window: Ints, trunk: np.void, leaf: int, asked: Ints, m: int) -> None:
     """Fill column `m` with what the model needs to evaluate `leaf`; an idle one for NO_LEAF."""
-    n_window = window.shape[2]
+    n_window = window.shape[1]
     if leaf == NO_LEAF:
         for c in range(n_window):
             asked[c, m] = NULL_PAGE
         asked[n_window, m], asked[n_window + 1, m], asked[n_window + 2, m] = SPARE_PAGE, 0, 0
         return
-    node = nodes[b, leaf]
+    node = nodes[leaf]
     for c in range(n_window):
-        asked[c, m] = window[b, node.parent, c]
+        asked[c, m] = window[node.parent, c]
     asked[n_window, m], asked[n_window + 1, m] = node.page, node.action
-    asked[n_window + 2, m] = trunks[b].step + node.depth
+    asked[n_window + 2, m] = trunk.step + node.depth
 
 
-@njit(nogil=True, cache=True)
-def hold(nodes: Records, b: int, leaf: int, n: int) -> None:
-    """Add `n` pending evaluations to every node from `leaf` to the root."""
+@kernel
+def hold(nodes: Records, leaf: int, n: int) -> None:
+    """Add `n` pending evaluations to every node of one tree from `leaf` to the root."""
     node = leaf
-    nodes[b, ROOT].pending += n
+    nodes[ROOT].pending += n
     while node != ROOT:
-        nodes[b, node].pending += n
-        node = nodes[b, node].parent
+        nodes[node].pending += n
+        node = nodes[node].parent
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _expand(edges: Records, outputs: NDArray[np.floating]) -> bool:
     """Softmax of the logits (outputs[2:]) into the priors of one node; False if not finite."""
     n_actions = edges.shape[0]
@@ -178,7 +182,7 @@ def _expand(edges: Records, outputs: NDArray[np.floating]) -> bool:
     return True
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _back_up(
     nodes: Records,
     edges: Records,
@@ -207,38 +211,35 @@ def _back_up(
         widen(trunk, discount * root.value_sum / root.visits)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def grow(
     nodes: Records,
     edges: Records,
-    trunks: Records,
-    envs: Ints,
+    trunk: np.void,
     leaf_nodes: Ints,
     outputs: NDArray[np.floating],
     discount: float,
     root_in_bounds: bool,
 ) -> None:
-    """Expand the chosen leaves [B, K] and carry their values to the roots.
+    """Expand the chosen leaves [K] of one tree and carry their values to its root.
 
-    outputs [B * K, 2 + A]: reward into the leaf, its value, its policy logits. A tree that meets a
+    outputs [K, 2 + A]: reward into the leaf, its value, its policy logits. A tree that meets a
     number that is not finite is marked failed and left alone from then on.
     root_in_bounds: let the root's value into the min-max bounds, as LightZero does.
     """
-    n_leaves = leaf_nodes.shape[1]
-    for i in range(len(envs)):
-        b = envs[i]
-        for k in range(n_leaves):
-            leaf, output = leaf_nodes[i, k], outputs[i * n_leaves + k]
-            if leaf == NO_LEAF or trunks[b].failed:
+    n_leaves = len(leaf_nodes)
+    for k in range(n_leaves):
+        leaf, output = leaf_nodes[k], outputs[k]
+        if leaf == NO_LEAF or trunk.failed:
+            continue
+        if n_leaves > 1:
+            hold(nodes, leaf, -1)
+        if nodes[leaf].visits == 0:
+            if not _expand(edges[leaf], output):
+                trunk.failed = 1
                 continue
-            if n_leaves > 1:
-                hold(nodes, b, leaf, -1)
-            if nodes[b, leaf].visits == 0:
-                if not _expand(edges[b, leaf], output):
-                    trunks[b].failed = 1
-                    continue
-                nodes[b, leaf].reward = output[0]
-            _back_up(nodes[b], edges[b], trunks[b], leaf, output[1], discount, root_in_bounds)
+            nodes[leaf].reward = output[0]
+        _back_up(nodes, edges, trunk, leaf, output[1], discount, root_in_bounds)
 
 
 def root_visits(tree: Tree, envs: Ints) -> NDArray[np.int32]:

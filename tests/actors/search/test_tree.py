@@ -8,12 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.search.planting import NO_REUSE, Roots, plant
-from actors.search.puct import Puct, grow_and_select, select
+from actors.search.puct import Puct, select
 from actors.search.tree import (
     NO_LEAF,
     ROOT,
     Leaves,
-    grow,
     make_tree,
     root_visits,
 )
@@ -85,7 +84,7 @@ def make_roots(prior, legal, value, first_action, n_window=2, reuse=None):
         value=value,
         step=rows * 10,
         window=np.full((len(prior), n_window), -1),
-        first_page=rows * 1000,
+        first_page=(rows + 1) * 1000,
         first_action=first_action,
         reuse=np.full(len(prior), NO_REUSE) if reuse is None else reuse,
     )
@@ -105,7 +104,7 @@ def run_kernels(prior, legal, value, outputs, first_action):
     select(tree, rows, PUCT, n_simulations, leaves)
     for simulation in range(n_simulations):
         asked.append(leaves.asked.copy())
-        n_chosen = grow_and_select(tree, rows, PUCT, n_simulations, leaves, outputs[simulation])
+        n_chosen = select(tree, rows, PUCT, n_simulations, leaves, outputs[simulation])
     assert n_chosen == 0
     return tree, asked
 
@@ -144,11 +143,11 @@ def check_leaves(b, asked, paths):
     node_of = {(): None}
     for simulation, path in enumerate(paths):
         *window, page, action, step = asked[simulation][:, b].tolist()
-        node_of[tuple(path)] = b * 1000 + simulation
+        node_of[tuple(path)] = (b + 1) * 1000 + simulation
         ancestors = [node_of[tuple(path[:d])] for d in range(1, len(path))]
         wanted = [-1, -1, *ancestors][-2:]
         assert window == wanted
-        assert (page, action, step) == (b * 1000 + simulation, path[-1], b * 10 + len(path))
+        assert (page, action, step) == ((b + 1) * 1000 + simulation, path[-1], b * 10 + len(path))
 
 
 def test_exact_ties_go_to_the_higher_prior_then_in_scan_order():
@@ -184,7 +183,7 @@ def test_root_in_bounds_widens_the_scale_as_lightzero_does():
     rows, leaves = np.arange(1), make_leaves(1)
     plant(tree, rows, make_roots(prior, legal, value, first))
     select(tree, rows, PUCT, 1, leaves)
-    grow(*tree[:2], tree.trunks, rows, leaves.node, outputs[0], PUCT.discount, True)
+    select(tree, rows, PUCT._replace(root_in_bounds=True), 1, leaves, outputs[0])
     root = PUCT.discount * tree.nodes["value_sum"][0, 0] / tree.nodes["visits"][0, 0]
     q = tree.edges["q"][0, 0].sum()
     assert sorted((tree.trunks["low"][0], tree.trunks["high"][0])) == sorted((root, q))
@@ -198,7 +197,8 @@ def run_batched(problem, n_simulations, n_leaves):
     tree = make_tree(n_roots, n_simulations, n_actions, 2)
     plant(tree, rows, make_roots(prior, legal, value, first))
     n_calls = 0
-    while select(tree, rows, PUCT, n_simulations, leaves):
+    n_chosen = select(tree, rows, PUCT, n_simulations, leaves)
+    while n_chosen:
         outputs = np.zeros((n_roots * n_leaves, 2 + n_actions))
         for m in range(len(outputs)):
             b, node, key = m // n_leaves, leaves.node.ravel()[m], []
@@ -206,7 +206,7 @@ def run_batched(problem, n_simulations, n_leaves):
                 key.append(int(tree.nodes["action"][b, node]))
                 node = tree.nodes["parent"][b, node]
             outputs[m] = np.random.default_rng([b, *key]).normal(size=2 + n_actions)
-        grow(*tree[:2], tree.trunks, rows, leaves.node, outputs, PUCT.discount, False)
+        n_chosen = select(tree, rows, PUCT, n_simulations, leaves, outputs)
         n_calls += 1
     return tree, n_calls
 
@@ -259,15 +259,16 @@ def test_a_leaf_chosen_twice_is_evaluated_to_the_same_result():
     tree = make_tree(1, 3, 1, 2)
     plant(tree, rows, make_roots(np.ones((1, 1)), legal, np.zeros(1), np.zeros(1, np.int32)))
     select(tree, rows, PUCT, 3, leaves)
-    assert leaves.node.tolist() == [[1, 1]] and leaves.asked[-3].tolist() == [0, 0]
+    assert leaves.node.tolist() == [[1, 1]] and leaves.asked[-3].tolist() == [1000, 1000]
     answers = np.array([[1.0, 4.0, 0.0]] * 2)
-    grow(*tree[:2], tree.trunks, rows, leaves.node, answers, 0.5, False)
+    puct = PUCT._replace(discount=0.5)
+    n_chosen = select(tree, rows, puct, 3, leaves, answers)
     assert (
         tree.nodes["visits"][0, 1],
         tree.nodes["value_sum"][0, 1],
         tree.edges["q"][0, 0, 0],
     ) == (2, 8.0, 3.0)
-    assert select(tree, rows, PUCT, 3, leaves) == 1  # the third of three simulations
+    assert n_chosen == 1  # the third of three simulations
     assert leaves.node.tolist() == [[2, NO_LEAF]]
 
 
@@ -305,8 +306,10 @@ def test_a_reused_subtree_keeps_its_statistics_and_pages(seed, n_actions, n_simu
     roots.window[:] = [[-7, 5000], [-7, 6000]]
     plant(tree, np.arange(2), roots)
     for b in range(2):
-        own_pages = set(range(b * 1000, b * 1000 + n_simulations))
-        assert set(tree.nodes["page"][b, 1:].tolist()) == own_pages
+        first = (b + 1) * 1000
+        own_pages = set(range(first, first + n_simulations))
+        if tree.trunks["first_page"][b] == 0:  # kept nodes and those to come
+            assert set(tree.nodes["page"][b, 1:].tolist()) == own_pages
         after = subtree(tree, b, ROOT)
         kept = before[b] or {(): None}
         kept = {path: v for path, v in kept.items() if not path or legal[b, path[0]]}
