@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import numpy as np
-from numpy.typing import NDArray
 
 from actors.collect_report import CollectReport, EpisodeRecord, Snapshot, end_reason
 from actors.player import Player
@@ -98,7 +97,6 @@ class ActingLoop:
         self._weight_source = weight_source
         self._config = config
         self._identity = identity
-        self._rng = identity.generator(0)
         self._sequence = 0
         self._weight_version = NO_VERSION
         n_envs = len(self._games)
@@ -173,15 +171,20 @@ class ActingLoop:
             mix=prior,
             add_noise=True,
             env_steps=env_steps,
+            temperature=self._config.temperature_at(env_steps),
         )
         mark = report.add_seconds("search", mark)
-        actions = self._choose(output, self._config.temperature_at(env_steps))
         if report.snapshot is None and env_ids[0] == 0:
             report.snapshot = self._snapshot(output, asked)
         for row, env_id in enumerate(env_ids):
             llm_used = asked is not None and bool(prior is not None and prior.available[row])
             segment = self._step_env(
-                int(env_id), int(actions[row]), output, row, asked if llm_used else None, report
+                int(env_id),
+                int(output.action[row]),
+                output,
+                row,
+                asked if llm_used else None,
+                report,
             )
             if segment is not None:
                 segments.append(segment)
@@ -193,15 +196,6 @@ class ActingLoop:
         for stat in fields(output.stats):
             value = getattr(output.stats, stat.name)
             report.search[stat.name] = report.search.get(stat.name, 0.0) + value
-
-    def _choose(self, output: SearchOutput, temperature: float) -> NDArray[np.int64]:
-        """Samples actions from visit counts ** (1 / temperature); [B] int64."""
-        logits = np.log(np.maximum(output.policy, 1e-12)) / temperature
-        share = np.exp(logits - logits.max(axis=1, keepdims=True))
-        share[output.policy <= 0] = 0.0
-        cumulative = np.cumsum(share, axis=1)
-        draw = self._rng.random((len(share), 1)) * cumulative[:, -1:]
-        return np.argmax(cumulative > draw, axis=1)
 
     def _step_env(
         self,

@@ -156,7 +156,7 @@ class EvaluationLoop:
             mix=prior,
             add_noise=False,
         )
-        return np.argmax(output.visit_counts, axis=1)
+        return output.action
 
     def _step(self, env_id: int, action: int, episode: _Episode) -> None:
         game = self._games[env_id]

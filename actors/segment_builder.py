@@ -20,7 +20,7 @@ class Step:
     reward: float
     terminated: bool
     truncated: bool
-    policy: NDArray[np.float32]  # [A] visit shares
+    policy: NDArray[np.float32]  # [A] what the search teaches
     root_value: float
     legal: NDArray[np.bool_] | None  # [A]
     prompt: str  # "" where the LLM was not asked

@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 from peers import interpreter
 from training_run import machine_line
 
+from actors.search.config import SearchConfig
 from actors.search.planting import NO_REUSE, Roots, plant
-from actors.search.puct import Puct, select
+from actors.search.selection import make_rule, select
 from actors.search.tree import (
     Leaves,
     make_tree,
@@ -34,9 +35,8 @@ from actors.search.tree import (
 )
 
 N_SIMULATIONS, N_CONTEXT = 50, 3
-PUCT = Puct(
-    pb_c_base=19652.0, pb_c_init=1.25, value_delta_max=0.01, discount=0.997, root_in_bounds=True
-)
+SETTINGS = SearchConfig(n_simulations=N_SIMULATIONS)
+RULE = make_rule(SETTINGS, n_envs=1, n_actions=1, discount=0.997)._replace(root_in_bounds=True)
 Outputs = NDArray[np.float32]
 
 
@@ -75,9 +75,9 @@ def make_ours(n_roots: int, n_actions: int) -> Callable[[Outputs, Outputs], NDAr
             reuse=np.full(n_roots, NO_REUSE),
         )
         plant(tree, rows, roots)
-        select(tree, rows, PUCT, N_SIMULATIONS, leaves)
+        select(tree, rows, RULE, N_SIMULATIONS, leaves)
         for output in outputs:
-            select(tree, rows, PUCT, N_SIMULATIONS, leaves, output)
+            select(tree, rows, RULE, N_SIMULATIONS, leaves, output)
         return root_visits(tree, rows)
 
     return search
@@ -94,21 +94,21 @@ def make_lightzero(
         roots = module.Roots(n_roots, legal)
         roots.prepare_no_noise([0.0] * n_roots, root_logits.tolist(), to_play)
         bounds = module.MinMaxStatsList(n_roots)
-        bounds.set_delta(PUCT.value_delta_max)
+        bounds.set_delta(SETTINGS.value_delta_max)
         for index, output in enumerate(outputs):
             results = module.ResultsWrapper(num=n_roots)
             module.batch_traverse(
                 roots,
-                int(PUCT.pb_c_base),
-                PUCT.pb_c_init,
-                PUCT.discount,
+                int(SETTINGS.pb_c_base),
+                SETTINGS.pb_c_init,
+                RULE.discount,
                 bounds,
                 results,
                 list(to_play),
             )
             module.batch_backpropagate(
                 index + 1,
-                PUCT.discount,
+                RULE.discount,
                 output[:, 0].tolist(),
                 output[:, 1].tolist(),
                 output[:, 2:].tolist(),

@@ -9,17 +9,28 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class SearchConfig:
-    """Tree search of one planner; PUCT constants as in MuZero (arXiv 1911.08265, appendix B)."""
+    """Tree search of one planner.
+
+    PUCT constants as in MuZero (arXiv 1911.08265, appendix B), Gumbel's as in Danihelka et al.
+    (ICLR 2022).
+    """
 
     n_simulations: int = 25  # visits per search; more is stronger and slower
     leaves_per_call: int = 1  # leaves of a tree per model call; more is faster, less directed
     reuse_tree: bool = False  # keep the played move's subtree; saves calls, its values are older
+
+    variant: Literal["puct", "gumbel"] = "puct"  # Gumbel learns from few simulations
 
     pb_c_base: float = 19652.0  # visits at which exploration starts to grow
     pb_c_init: float = 1.25  # weight of the prior against the value; higher explores more
     dirichlet_alpha: float = 0.3  # concentration of root noise; lower is spikier
     dirichlet_fraction: float = 0.25  # share of noise in the root prior when noise is asked for
     value_delta_max: float = 0.01  # smallest value range that is stretched to [0, 1]
+
+    max_considered_actions: int = 16  # Gumbel: root actions that share the simulations
+    gumbel_scale: float = 1.0  # Gumbel: noise of root actions while acting; 0 plays without chance
+    q_weight_visits: float = 50.0  # Gumbel: visits added to the most visited child's; more trusts Q
+    q_weight_scale: float = 0.1  # Gumbel: logits that the Q range is worth, per visit
 
     kv_eviction: Literal["fifo", "lru"] = "fifo"  # whose pages go first when a pool is full
     max_roots: int = 0  # most environments in one search call; 0 = all
@@ -36,6 +47,19 @@ class SearchConfig:
         self._check("dirichlet_alpha", self.dirichlet_alpha, 1e-3, 1e3)
         self._check("dirichlet_fraction", self.dirichlet_fraction, 0.0, 1.0)
         self._check("value_delta_max", self.value_delta_max, 1e-9, math.inf)
+        self._check("max_considered_actions", self.max_considered_actions, 1, 100_000)
+        for name in ("gumbel_scale", "q_weight_visits", "q_weight_scale"):
+            self._check(name, getattr(self, name), 0.0, math.inf)
+        if self.variant not in ("puct", "gumbel"):
+            raise ValueError(
+                f"variant must be 'puct' or 'gumbel', got {self.variant!r}; gumbel learns from "
+                "few simulations, puct can keep its trees"
+            )
+        if self.variant == "gumbel" and self.reuse_tree:
+            raise ValueError(
+                "reuse_tree must be false with variant 'gumbel', got true; sequential halving "
+                "counts every action's visits from none: turn reuse_tree off or take 'puct'"
+            )
         for name in ("max_roots", "init_pages", "recurrent_pages"):
             self._check(name, getattr(self, name), 0, 10**9)
         if self.kv_eviction not in ("fifo", "lru"):

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from actors.search import model_step
+from actors.search import gumbel, model_step
+from actors.search.choice import GREEDY, sample_actions, share_out
 from actors.search.config import SearchConfig
 from actors.search.contexts import Contexts, RootStep, make_cache
 from actors.search.history import NO_ACTION, Ints
 from actors.search.planting import NO_REUSE, Roots, plant
-from actors.search.puct import Puct, select
 from actors.search.result import SearchOutput, SearchStats
 from actors.search.root_prior import (
     InjectionConfig,
@@ -28,6 +28,7 @@ from actors.search.root_prior import (
     mix_root_prior,
     softmax_legal,
 )
+from actors.search.selection import make_rule, select
 from actors.search.tree import (
     ROOT,
     make_tree,
@@ -71,7 +72,7 @@ class Planner:
         self._model = model
         self._device = torch.device(device)
         self._rng = np.random.default_rng(seed)
-        self._puct = Puct(config.pb_c_base, config.pb_c_init, config.value_delta_max, discount)
+        self._rule = make_rule(config, n_envs, model.spec.n_actions, discount)
         self._cache = make_cache(model, config, n_envs, self._device)
         self._contexts = Contexts(model, self._cache, n_envs, self._device)
         # Where the next real action token is cached already: for each root action, the place (from
@@ -92,11 +93,15 @@ class Planner:
         mix: RootPrior | None = None,
         add_noise: bool = False,
         env_steps: int = 0,
+        temperature: NDArray[np.floating] | float = GREEDY,
     ) -> SearchOutput:
         """Append one real step per environment and search from it.
 
         env_ids [B] distinct; obs [B, *stacked_shape]; last_action [B], -1 at an episode's start,
-        which resets that environment's context; legal [B, A]; env_steps: of the run, for decays.
+        which resets that environment's context; legal [B, A]; env_steps: of the run, for decays;
+        add_noise: Dirichlet noise in PUCT's root prior, Gumbel noise in Gumbel's;
+        temperature: one or [B], PUCT plays by visit shares ** (1 / temperature), 0 plays the most
+        visited action; Gumbel's noise is its only chance.
         Raises ValueError on arguments of the wrong shape or range, naming the row.
         """
         start = perf_counter()
@@ -131,7 +136,9 @@ class Planner:
             n_rebuilt=root.n_rebuilt,
             n_failed=int(failed.sum()),
         )
-        return self._output(envs, root, model_policy, prior, stats)
+        return self._output(
+            envs, root, model_policy, prior, np.broadcast_to(temperature, len(envs)), stats
+        )
 
     def weights_changed(self, version: int) -> None:
         """Tell that the model's parameters were replaced: every cached page is now void."""
@@ -219,7 +226,12 @@ class Planner:
         start = perf_counter()
         config = self.config
         first_action = np.zeros(len(prior), np.int32)
-        if add_noise:
+        if config.variant == "gumbel":
+            rule = self._rule
+            noise = self._rng.gumbel(scale=config.gumbel_scale, size=prior.shape)
+            rule.noise[envs] = noise if add_noise else 0.0
+            rule.n_considered[envs] = np.minimum(legal.sum(axis=1), len(rule.schedule) - 1)
+        elif add_noise:
             prior = add_dirichlet_noise(
                 prior, legal, config.dirichlet_alpha, config.dirichlet_fraction, self._rng
             )
@@ -244,16 +256,16 @@ class Planner:
 
     def _simulate(self, envs: Ints, root: RootStep) -> float:
         """Run simulations until every tree has all; returns the seconds spent in tree kernels."""
-        tree, puct, n_simulations = self._tree, self._puct, self.config.n_simulations
+        tree, rule, n_simulations = self._tree, self._rule, self.config.n_simulations
         step = self._model_step(len(envs))
         leaves = step.leaves(len(envs))
         seconds_model, start = step.seconds_model, perf_counter()
-        n_chosen = select(tree, envs, puct, n_simulations, leaves)
+        n_chosen = select(tree, envs, rule, n_simulations, leaves)
         seconds_tree = perf_counter() - start
         while n_chosen:
             outputs = step.run()
             start = perf_counter()
-            n_chosen = select(tree, envs, puct, n_simulations, leaves, outputs)
+            n_chosen = select(tree, envs, rule, n_simulations, leaves, outputs)
             seconds_tree += perf_counter() - start
         self._contexts.seconds_model += step.seconds_model - seconds_model
         return seconds_tree
@@ -270,20 +282,29 @@ class Planner:
         root: RootStep,
         model_policy: Probabilities,
         prior: Probabilities,
+        temperature: NDArray[np.floating],
         stats: SearchStats,
     ) -> SearchOutput:
         tree = self._tree
         visits = root_visits(tree, envs)
         policy = visits / self.config.n_simulations
+        if self.config.variant == "gumbel":
+            rule = self._rule
+            policy, action = gumbel.conclude(tree, envs, rule.constants, rule.noise)
         value = tree.nodes["value_sum"][envs, ROOT] / tree.nodes["visits"][envs, ROOT]
         q_value = tree.edges["q"][envs, ROOT]
         failed = np.flatnonzero(tree.trunks["failed"][envs])
         if len(failed):
             policy[failed] = prior[failed]
-            visits[failed] = _share_out(prior[failed], self.config.n_simulations)
+            visits[failed] = share_out(prior[failed], self.config.n_simulations)
             q_value[failed] = 0.0
             value[failed] = np.nan_to_num(root.value[failed], nan=0.0, posinf=0.0, neginf=0.0)
+        if self.config.variant == "puct":
+            action = sample_actions(policy, temperature, self._rng)
+        elif len(failed):
+            action[failed] = policy[failed].argmax(axis=1)
         return SearchOutput(
+            action=action,
             visit_counts=visits,
             policy=policy.astype(np.float32),
             root_value=value.astype(np.float32),
@@ -293,12 +314,3 @@ class Planner:
             depth_max=tree_depth(tree, envs),
             stats=stats,
         )
-
-
-def _share_out(prior: Probabilities, n_visits: int) -> NDArray[np.int32]:
-    """Whole visits in proportion to `prior` [K, A]; rows sum to n_visits (largest remainder)."""
-    exact = prior * n_visits
-    visits = np.floor(exact)
-    rank = np.argsort(np.argsort(-(exact - visits), axis=1, kind="stable"), axis=1)
-    missing = n_visits - visits.sum(axis=1, keepdims=True)
-    return (visits + (rank < missing)).astype(np.int32)

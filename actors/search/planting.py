@@ -68,6 +68,7 @@ def _plant(
             for a in range(n_actions):
                 clear_edge(edges[b, ROOT, a], UNVISITED)
         root.visits, root.value_sum = 1, roots.value[i]
+        root.raw_value = roots.value[i]
         root.pending, root.depth, root.reward = 0, 0, 0.0
         window[b, ROOT] = roots.window[i]
         trunk.step, trunk.first_action = roots.step[i], roots.first_action[i]

@@ -27,8 +27,10 @@ class SearchStats:
 class SearchOutput:
     """Result of one batched search over B roots with A actions; numpy, rows as in the call.
 
+    action:       [B] int64, to be played
     visit_counts: [B, A] int32, sums to n_simulations, zero for illegal actions
-    policy:       [B, A] float32, visit shares; the root prior itself for a failed row
+    policy:       [B, A] float32, what the search teaches: visit shares (PUCT) or the improved
+                  policy (Gumbel); the root prior itself for a failed row
     root_value:   [B] float32, mean return over the simulations and the model's own estimate
     q_value:      [B, A] float32, in units of return; 0 where unvisited
     model_policy: [B, A] float32, the world model's own policy over legal actions
@@ -36,6 +38,7 @@ class SearchOutput:
     depth_max:    [B] int32, edges on the longest path
     """
 
+    action: NDArray[np.int64]
     visit_counts: NDArray[np.int32]
     policy: NDArray[np.float32]
     root_value: NDArray[np.float32]

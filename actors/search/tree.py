@@ -2,7 +2,7 @@
 
 A tree stays with its environment between searches; a call names the `envs` it works on. Node 0 is
 the root, later nodes are numbered as they are made, so a parent's number is below its children's.
-How they begin is the matter of `planting`, which leaves they grow that of `puct`.
+How they begin is the matter of `planting`, which leaves they grow that of `selection`.
 Kernels are serial and release the GIL: parallel threads inside them cost more than they bring.
 Records keep what a walk reads together, and few arguments make a call from Python cheap.
 All values are float64: the trees are small, and a plain Python reference then agrees exactly.
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from cache.pages import NULL_PAGE, SPARE_PAGE
 
 Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 Records = NDArray[np.void]
 
 # The numpy error model leaves out Python's test for zero before every division.
@@ -41,6 +42,7 @@ EDGE = np.dtype(
 NODE = np.dtype(
     [
         ("value_sum", np.float64),
+        ("raw_value", np.float64),  # the model's own
         ("reward", np.float64),  # on the edge into the node
         ("page", np.int64),  # of its keys and values; not for the root
         ("visits", np.int32),  # a fresh root has 1, a leaf not yet evaluated 0
@@ -238,7 +240,7 @@ def grow(
             if not _expand(edges[leaf], output):
                 trunk.failed = 1
                 continue
-            nodes[leaf].reward = output[0]
+            nodes[leaf].reward, nodes[leaf].raw_value = output[0], output[1]
         _back_up(nodes, edges, trunk, leaf, output[1], discount, root_in_bounds)
 
 

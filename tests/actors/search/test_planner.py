@@ -127,6 +127,22 @@ def test_illegal_actions_are_never_visited(model, obs, alpha):
     assert output.visit_counts[1, 2] == 20
 
 
+def test_gumbel_plays_legal_actions_and_is_deterministic_under_a_seed(model, obs):
+    legal = np.array([[True, False, True], [False, False, True], [True, True, True]])
+    outputs = [
+        first_call(make_planner(model, seed, variant="gumbel"), obs, legal=legal, add_noise=noise)
+        for seed, noise in ((1, True), (1, True), (1, False), (2, False))
+    ]
+    for output in outputs:
+        assert legal[np.arange(N_ENVS), output.action].all()
+        assert not output.policy[~legal].any() and not output.visit_counts[~legal].any()
+        np.testing.assert_allclose(output.policy.sum(axis=1), 1, rtol=1e-5)
+        assert (output.visit_counts.sum(axis=1) == 20).all()
+    for same, other in ((0, 1), (2, 3)):  # without noise a seed decides nothing
+        np.testing.assert_array_equal(outputs[same].action, outputs[other].action)
+        np.testing.assert_array_equal(outputs[same].policy, outputs[other].policy)
+
+
 def test_the_prior_steers_the_search(model, obs):
     llm = RootPrior(np.eye(3, dtype=np.float32), np.array([True, True, False]))
     planner = make_planner(model, injection=InjectionConfig(mode="llm"))
@@ -257,6 +273,9 @@ def test_fewer_roots_at_once_need_fewer_pages(model, draw_obs):
     [
         ("n_simulations", 0),
         ("leaves_per_call", 26),
+        ("max_considered_actions", 0),
+        ("gumbel_scale", -1.0),
+        ("variant", "greedy"),
         ("dirichlet_fraction", 1.5),
         ("dirichlet_alpha", 0.0),
         ("kv_eviction", "random"),
@@ -266,3 +285,8 @@ def test_fewer_roots_at_once_need_fewer_pages(model, draw_obs):
 def test_config_errors_name_field_and_value(field, value):
     with pytest.raises(ValueError, match=rf"{field} must .*{value}"):
         SearchConfig(**{field: value})
+
+
+def test_gumbel_refuses_to_reuse_trees():
+    with pytest.raises(ValueError, match="reuse_tree must be false with variant 'gumbel'"):
+        SearchConfig(variant="gumbel", reuse_tree=True)

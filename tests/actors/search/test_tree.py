@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from actors.search.config import SearchConfig
 from actors.search.planting import NO_REUSE, Roots, plant
-from actors.search.puct import Puct, select
+from actors.search.selection import make_rule, select
 from actors.search.tree import (
     NO_LEAF,
     ROOT,
@@ -17,7 +18,7 @@ from actors.search.tree import (
     root_visits,
 )
 
-PUCT = Puct(pb_c_base=19652.0, pb_c_init=1.25, value_delta_max=0.01, discount=0.97)
+PUCT = make_rule(SearchConfig(), n_envs=1, n_actions=1, discount=0.97)
 
 
 def make_node(prior, value_sum=0.0, visits=0, reward=0.0):
@@ -34,9 +35,9 @@ def choose(node, mean_q, bounds, scan):
         q = q_of(child) if child else mean_q
         low, high = bounds
         if high > low:
-            q = (q - low) / max(high - low, PUCT.value_delta_max)
+            q = (q - low) / max(high - low, PUCT.constants[2])
         n = node["visits"] - 1
-        pb_c = math.log((n + PUCT.pb_c_base + 1.0) / PUCT.pb_c_base) + PUCT.pb_c_init
+        pb_c = math.log((n + PUCT.constants[0] + 1.0) / PUCT.constants[0]) + PUCT.constants[1]
         pb_c *= math.sqrt(n)
         prior = node["prior"][a]
         return pb_c * prior / ((child["visits"] if child else 0) + 1) + min(max(q, 0.0), 1.0), prior
