@@ -135,6 +135,7 @@ class ActingLoop:
             self._play_half(self._turn, env_steps_so_far + report.env_steps, report, segments)
             self._turn = (self._turn + 1) % len(self._halves)
         report.weight_version = self._weight_version
+        report.cache = self._planner.cache_stats(reset=True)
         if self._prior is not None:
             report.prior = self._prior.stats()
         report.seconds["total"] = time.perf_counter() - started

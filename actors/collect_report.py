@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from cache.pool import PoolStats
+
 
 @dataclass(frozen=True, slots=True)
 class EpisodeRecord:
@@ -45,6 +47,7 @@ class CollectReport:
     episodes: list[EpisodeRecord] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)  # wall time by stage
     search: dict[str, float] = field(default_factory=dict)  # summed search statistics
+    cache: dict[str, PoolStats] = field(default_factory=dict)  # of this call, by pool
     prior: dict[str, float] = field(default_factory=dict)  # prior client counters since start
     snapshot: Snapshot | None = None
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from cache.pages import N_RESERVED_PAGES, NULL_PAGE, Pages, PageShape
 from cache.pool import EMPTY, Eviction, Ints, PagePool, PoolStats
 
-Scope = Literal["all", "recurrent", "env"]
+Scope = Literal["all", "recurrent", "scratch", "env"]
 
 
 class KVCacheManager:
@@ -42,7 +42,8 @@ class KVCacheManager:
         n_init: int,
         n_recurrent: int,
         n_scratch: int,
-        eviction: Eviction = "fifo",
+        init_eviction: Eviction = "fifo",
+        recurrent_eviction: Eviction = "fifo",
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         debug: bool = False,
@@ -53,12 +54,13 @@ class KVCacheManager:
         self.version = -1
         first = N_RESERVED_PAGES
         sizes = (
-            ("init", n_init, window_steps, n_envs),
-            ("recurrent", n_recurrent, tree_pages, n_envs),
-            ("scratch", n_scratch, window_steps, n_scratch),
+            ("init", n_init, window_steps, n_envs, init_eviction),
+            ("recurrent", n_recurrent, tree_pages, n_envs, recurrent_eviction),
+            # As many blocks as owners: nobody is ever evicted.
+            ("scratch", n_scratch, window_steps, n_scratch, "fifo"),
         )
         pools = []
-        for name, n_blocks, block_pages, n_owners in sizes:
+        for name, n_blocks, block_pages, n_owners, eviction in sizes:
             pool = PagePool(
                 name,
                 first_page=first,
@@ -139,18 +141,19 @@ class KVCacheManager:
         return self.recurrent.page_ids(blocks, np.zeros_like(blocks))
 
     def clear(self, scope: Scope = "all", env_ids: Iterable[int] | None = None) -> None:
-        """Forget pages: of every pool, of all trees, or everything of some environments."""
+        """Forget pages: of every pool, of one, or the rings and trees of some environments."""
         if (scope == "env") != (env_ids is not None):
             raise ValueError(f"env_ids go with scope 'env' and only there, got scope {scope!r}")
         if scope == "all":
             freed = [pool.clear() for pool in (self.init, self.recurrent, self.scratch)]
-        elif scope == "recurrent":
-            freed = [self.recurrent.clear()]
+        elif scope in ("recurrent", "scratch"):
+            freed = [(self.recurrent if scope == "recurrent" else self.scratch).clear()]
         elif scope == "env":
             envs = np.asarray(env_ids, np.int64)
             freed = [self.init.release(envs), self.recurrent.release(envs)]
         else:
-            raise ValueError(f"scope must be 'all', 'recurrent' or 'env', got {scope!r}")
+            allowed = "'all', 'recurrent', 'scratch' or 'env'"
+            raise ValueError(f"scope must be {allowed}, got {scope!r}")
         self.pages.wipe(torch.from_numpy(np.concatenate(freed)).to(self.pages.kv.device))
 
     def invalidate(self, version: int) -> None:

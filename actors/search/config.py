@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from cache.pool import Eviction
+
 
 @dataclass(frozen=True, slots=True)
 class SearchConfig:
@@ -32,10 +34,11 @@ class SearchConfig:
     q_weight_visits: float = 50.0  # Gumbel: visits added to the most visited child's; more trusts Q
     q_weight_scale: float = 0.1  # Gumbel: logits that the Q range is worth, per visit
 
-    kv_eviction: Literal["fifo", "lru"] = "fifo"  # whose pages go first when a pool is full
     max_roots: int = 0  # most environments in one search call; 0 = all
     init_pages: int = 0  # pages of real history; 0 = W per environment, fewer means rebuilds
+    init_eviction: Eviction = "lru"  # whose history goes first when there are fewer
     recurrent_pages: int = 0  # pages of tree nodes; 0 = n_simulations per environment
+    recurrent_eviction: Eviction = "lru"  # whose tree goes first when there are fewer
     bf16: bool = True  # bfloat16 model and pages on CUDA; the CPU always computes in float32
     debug: bool = False  # fill unused pages with NaN, so that a wrong read shows
 
@@ -62,11 +65,12 @@ class SearchConfig:
             )
         for name in ("max_roots", "init_pages", "recurrent_pages"):
             self._check(name, getattr(self, name), 0, 10**9)
-        if self.kv_eviction not in ("fifo", "lru"):
-            raise ValueError(
-                f"kv_eviction must be 'fifo' or 'lru', got {self.kv_eviction!r}; fifo is cheaper, "
-                "lru helps when some environments act more often than others"
-            )
+        for name in ("init_eviction", "recurrent_eviction"):
+            if getattr(self, name) not in ("fifo", "lru"):
+                raise ValueError(
+                    f"{name} must be 'fifo' or 'lru', got {getattr(self, name)!r}; lru keeps the "
+                    "pages of environments that act more often than others"
+                )
 
     @staticmethod
     def _check(name: str, value: float, low: float, high: float) -> None:

@@ -172,7 +172,7 @@ class Contexts:
         target = self.cache.ring_pages(envs[:, None], before)[real]
         self.cache.pages.copy(self._to_device(source), self._to_device(target))
         self.cache.publish(envs[:, None], before)
-        self.cache.pages.wipe(self._to_device(self.cache.scratch.clear()))
+        self.cache.clear("scratch")
 
     def _scratch_pages(self, blocks: Ints, steps: Ints) -> Ints:
         """Scratch page of each step [n, K] of each block [n] or [n, 1]."""
@@ -222,7 +222,8 @@ def make_cache(
         n_init=blocks[0],
         n_recurrent=blocks[1],
         n_scratch=n_roots,
-        eviction=config.kv_eviction,
+        init_eviction=config.init_eviction,
+        recurrent_eviction=config.recurrent_eviction,
         device=device,
         dtype=next(model.parameters()).dtype,
         debug=config.debug,

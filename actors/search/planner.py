@@ -7,7 +7,6 @@ context across searches, so consecutive calls for an environment must follow its
 from __future__ import annotations
 
 from time import perf_counter
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -37,15 +36,6 @@ from actors.search.tree import (
 )
 from cache.pool import EMPTY, PoolStats
 from learner.world_model import WorldModel
-
-
-class Spent(NamedTuple):
-    """Counters that only grow; a search's own share is a difference."""
-
-    seconds_model: float
-    hits: int
-    misses: int
-    evictions: int
 
 
 class Planner:
@@ -106,7 +96,7 @@ class Planner:
         """
         start = perf_counter()
         envs, actions, legal = self._check(env_ids, obs, last_action, legal)
-        before = self._counters()
+        seconds_model = self._contexts.seconds_model
         with torch.inference_mode():
             places = self._action_places[envs, np.maximum(actions, 0)]
             played = np.where(actions == NO_ACTION, EMPTY, places)
@@ -124,15 +114,11 @@ class Planner:
         self._remember_actions(envs, n_kept)
         if failed.any():
             self._cache.clear("env", envs[failed])  # rebuilt from raw tokens on next use
-        spent = Spent(*(now - then for now, then in zip(self._counters(), before, strict=True)))
         stats = SearchStats(
             simulations=len(envs) * self.config.n_simulations - n_reused,
-            seconds_model=spent.seconds_model,
+            seconds_model=self._contexts.seconds_model - seconds_model,
             seconds_tree=seconds_tree,
             seconds_total=perf_counter() - start,
-            cache_hits=spent.hits,
-            cache_misses=spent.misses,
-            cache_evictions=spent.evictions,
             n_rebuilt=root.n_rebuilt,
             n_failed=int(failed.sum()),
         )
@@ -180,15 +166,6 @@ class Planner:
                 "an environment with nothing to do must end its episode"
             )
         return envs, actions, legal
-
-    def _counters(self) -> Spent:
-        pools = (self._cache.init, self._cache.recurrent)
-        return Spent(
-            self._contexts.seconds_model,
-            sum(pool.hits for pool in pools),
-            sum(pool.misses for pool in pools),
-            sum(pool.evictions for pool in pools),
-        )
 
     def _model_step(self, n_roots: int) -> model_step.ModelStep:
         """Buffers of equal size are shared: searches of one planner never overlap."""

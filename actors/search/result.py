@@ -16,9 +16,6 @@ class SearchStats:
     seconds_model: float  # inside the world model, root and rebuilds included
     seconds_tree: float  # inside the tree kernels
     seconds_total: float  # the rest is plumbing: gathering pages, copies, checks
-    cache_hits: int  # pages found, init and recurrent pools together
-    cache_misses: int  # pages looked for and not found
-    cache_evictions: int  # rings or trees taken from another environment
     n_rebuilt: int  # roots whose window was rebuilt from raw tokens
     n_failed: int  # roots that met NaN or infinity and fell back to their prior
 

@@ -10,9 +10,11 @@ import numpy as np
 
 from actors.collect_report import CollectReport, EpisodeRecord
 from actors.evaluation import EvaluationReport
+from cache.pool import PoolStats
 from learner.learner import TrainReport
 
 RECENT_EPISODES = 100
+CACHE_EVENTS = ("hits", "misses", "evictions")
 
 
 @dataclass(slots=True)
@@ -26,6 +28,7 @@ class Window:
     actor_seconds: Counter[str] = field(default_factory=Counter)
     learner_seconds: Counter[str] = field(default_factory=Counter)
     search: Counter[str] = field(default_factory=Counter)
+    cache: Counter[str] = field(default_factory=Counter)  # "<pool>_<event>"
 
 
 class Progress:
@@ -43,6 +46,7 @@ class Progress:
         self._recent: deque[EpisodeRecord] = deque(maxlen=RECENT_EPISODES)
         self._losses: dict[str, float] = {}
         self._prior: dict[str, dict[str, float]] = {}  # by env actor
+        self._cache: dict[str, dict[str, PoolStats]] = {}  # by env actor, then pool
         self._evaluation: dict[str, float] = {}
         self._weight_version = -1
         self._started = time.monotonic()
@@ -55,6 +59,10 @@ class Progress:
         self.window.simulations += report.simulations
         self.window.actor_seconds.update(report.seconds)
         self.window.search.update(report.search)
+        self._cache[actor] = report.cache
+        for pool, stats in report.cache.items():
+            for event in CACHE_EVENTS:
+                self.window.cache[f"{pool}_{event}"] += getattr(stats, event)
         if report.prior:
             self._prior[actor] = report.prior
         for episode in report.episodes:
@@ -121,6 +129,7 @@ class Progress:
         metrics.update(self._evaluation)
         metrics.update(self._episode_metrics())
         metrics.update(self._search_metrics())
+        metrics.update(self._cache_metrics())
         metrics.update(self._prior_metrics())
         metrics.update(self._wait_metrics(elapsed))
         self.window = Window(now)
@@ -153,13 +162,25 @@ class Progress:
         search = self.window.search
         if not search:
             return {}
-        lookups = search["cache_hits"] + search["cache_misses"]
         return {
-            "search_cache_hit_rate": search["cache_hits"] / lookups if lookups else 1.0,
-            "search_cache_evictions": search["cache_evictions"],
             "search_model_share": search["seconds_model"] / max(search["seconds_total"], 1e-9),
             "search_tree_share": search["seconds_tree"] / max(search["seconds_total"], 1e-9),
         }
+
+    def _cache_metrics(self) -> dict[str, float]:
+        """Events of the window and pages in use now, over all env actors."""
+        window, metrics = self.window.cache, {}
+        for pool in {name for pools in self._cache.values() for name in pools}:
+            prefix = f"search_cache_{pool}"
+            for event in CACHE_EVENTS:
+                metrics[f"{prefix}_{event}"] = float(window[f"{pool}_{event}"])
+            n_lookups = window[f"{pool}_hits"] + window[f"{pool}_misses"]
+            if n_lookups:
+                metrics[f"{prefix}_hit_rate"] = window[f"{pool}_hits"] / n_lookups
+            for use in ("pages_used", "bytes_used", "bytes_total"):
+                now = [getattr(pools[pool], use) for pools in self._cache.values()]
+                metrics[f"{prefix}_{use}"] = float(sum(now))
+        return metrics
 
     def _prior_metrics(self) -> dict[str, float]:
         """Sums counters over actors; averages and versions over those that report them."""

@@ -21,17 +21,64 @@ def make_manager(**changes):
     return KVCacheManager(SHAPE, **{**sizes, **changes}, debug=True)
 
 
+class Holders:
+    """Who holds a block of one pool, by the words of the specification: a dictionary and a clock.
+
+    Blocks acquired by one call are equally old; the one with the lower number goes first.
+    """
+
+    def __init__(self, n_blocks, eviction):
+        self.n_blocks, self.eviction = n_blocks, eviction
+        self.held = {}  # env -> [block, acquired or last used]
+        self.clock = self.evictions = 0
+
+    def acquire(self, envs):
+        """Environments that lose their block."""
+        self.clock += 1
+        lost = []
+        for env in (env for env in envs if env not in self.held):
+            free = sorted(set(range(self.n_blocks)) - {block for block, _ in self.held.values()})
+            if not free:
+                others = [(age, block, e) for e, (block, age) in self.held.items() if e not in envs]
+                _, block, victim = min(others)
+                del self.held[victim]
+                lost.append(victim)
+                free = [block]
+            self.held[env] = [free[0], self.clock]
+        if self.eviction == "lru":
+            for env in envs:
+                self.held[env][1] = self.clock
+        self.evictions += len(lost)
+        return lost
+
+    def release(self, envs):
+        for env in envs:
+            self.held.pop(env, None)
+
+
 class ManagerMachine(RuleBasedStateMachine):
     """Every write carries a serial number; a look-up must give back the right one or a miss."""
 
-    @initialize(window=st.integers(1, 4), lru=st.booleans())
-    def start(self, window, lru):
-        eviction = "lru" if lru else "fifo"
-        self.cache = make_manager(window_steps=window, eviction=eviction)
+    @initialize(
+        window=st.integers(1, 4),
+        n_blocks=st.integers(3, 5),
+        init=st.sampled_from(["fifo", "lru"]),
+        recurrent=st.sampled_from(["fifo", "lru"]),
+    )
+    def start(self, window, n_blocks, init, recurrent):
+        self.cache = make_manager(
+            window_steps=window,
+            n_init=n_blocks,
+            n_recurrent=n_blocks,
+            init_eviction=init,
+            recurrent_eviction=recurrent,
+        )
+        self.rings, self.trees = Holders(n_blocks, init), Holders(n_blocks, recurrent)
         self.step = np.zeros(N_ENVS, np.int64)
         self.real = {}  # (env, step) -> serial
         self.nodes = {}  # (env, root step, node) -> serial
         self.serial = 0
+        self.hits, self.misses = {"init": 0, "recurrent": 0}, {"init": 0, "recurrent": 0}
 
     def write(self, pages):
         content = torch.zeros(len(pages), 2, 2, 1, 2)
@@ -43,8 +90,15 @@ class ManagerMachine(RuleBasedStateMachine):
         self.cache.pages.mark(ids, True)
         return serials
 
+    def forget_rings(self, envs):
+        self.real = {k: v for k, v in self.real.items() if k[0] not in envs}
+
+    def forget_trees(self, envs):
+        self.nodes = {k: v for k, v in self.nodes.items() if k[0] not in envs}
+
     @rule(envs=ENVS)
     def append_real_step(self, envs):
+        self.forget_rings(self.rings.acquire(envs.tolist()))
         self.cache.hold_rings(envs)
         steps = self.step[envs]
         serials = self.write(self.cache.ring_pages(envs, steps))
@@ -55,9 +109,9 @@ class ManagerMachine(RuleBasedStateMachine):
     @rule(envs=ENVS)
     def plant(self, envs):
         roots = self.step[envs] - 1
+        lost = self.trees.acquire(envs.tolist())
+        self.forget_trees([*lost, *envs.tolist()])
         first = self.cache.plant_trees(envs, roots)
-        for key in [key for key in self.nodes if key[0] in envs]:
-            del self.nodes[key]
         for node in range(1, 5):
             serials = self.write(first + node - 1)
             for env, root, serial in zip(envs.tolist(), roots.tolist(), serials, strict=True):
@@ -66,20 +120,26 @@ class ManagerMachine(RuleBasedStateMachine):
     @rule(scope=st.sampled_from(["all", "recurrent"]))
     def clear(self, scope):
         self.cache.clear(scope)
+        self.trees.release(range(N_ENVS))
         self.nodes = {}
         if scope == "all":
+            self.rings.release(range(N_ENVS))
             self.real = {}
 
     @rule(envs=ENVS)
     def reset_envs(self, envs):
         self.cache.clear("env", envs.tolist())
         self.step[envs] = 0
-        self.real = {k: v for k, v in self.real.items() if k[0] not in envs}
-        self.nodes = {k: v for k, v in self.nodes.items() if k[0] not in envs}
+        self.rings.release(envs.tolist())
+        self.trees.release(envs.tolist())
+        self.forget_rings(envs)
+        self.forget_trees(envs)
 
     @rule(version=st.integers(0, 2))
     def change_version(self, version):
         if version != self.cache.version:
+            self.rings.release(range(N_ENVS))
+            self.trees.release(range(N_ENVS))
             self.real, self.nodes = {}, {}
         self.cache.invalidate(version)
 
@@ -87,7 +147,7 @@ class ManagerMachine(RuleBasedStateMachine):
     def borrow_scratch(self):
         blocks = self.cache.scratch.acquire(np.arange(2))
         self.write(self.cache.scratch.page_ids(blocks, np.zeros(2, np.int64)))
-        self.cache.pages.wipe(torch.from_numpy(self.cache.scratch.clear()))
+        self.cache.clear("scratch")
 
     def content(self, page):
         kv = self.cache.pages.kv[page]
@@ -95,33 +155,47 @@ class ManagerMachine(RuleBasedStateMachine):
         assert (kv == kv.flatten()[0]).all()
         return int(kv.flatten()[0])
 
+    def look_up(self, pool, env, step, node, expected):
+        """Check one look-up against `expected`, a serial number or None; returns the page."""
+        page = self.cache.lookup(np.array([env]), np.array([step]), np.array([node]))[0]
+        (self.misses if expected is None else self.hits)[pool] += 1
+        assert (page != EMPTY) == (expected is not None)
+        if expected is not None:
+            assert self.content(page) == expected
+        return page
+
+    @invariant()
+    def holders_are_those_the_rules_name_and_share_no_page(self):
+        if not hasattr(self, "cache"):
+            return
+        pages = []
+        for pool, holders in ((self.cache.init, self.rings), (self.cache.recurrent, self.trees)):
+            blocks = pool.blocks(np.arange(N_ENVS))
+            assert {e: int(b) for e, b in enumerate(blocks) if b != EMPTY} == {
+                env: block for env, (block, _) in holders.held.items()
+            }
+            assert pool.evictions == holders.evictions
+            held = blocks[blocks != EMPTY]
+            pages += pool.page_ids(held[:, None], np.arange(pool.block_pages)).ravel().tolist()
+        assert len(pages) == len(set(pages)) and not set(pages) & set(range(N_RESERVED_PAGES))
+
     @invariant()
     def lookups_find_what_was_written(self):
         if not hasattr(self, "cache"):
             return
-        cache, seen = self.cache, {}
         for env in range(N_ENVS):
             newest = int(self.step[env]) - 1
-            has_ring = cache.init.blocks(np.array([env]))[0] != EMPTY
-            if not has_ring:  # evicted: the dictionary forgets too
-                self.real = {k: v for k, v in self.real.items() if k[0] != env}
-            for step in range(max(0, newest - cache.window_steps + 1), newest + 1):
-                page = cache.lookup(np.array([env]), np.array([step]), np.array([EMPTY]))[0]
-                assert (page != EMPTY) == ((env, step) in self.real)
-                if page != EMPTY:
-                    assert self.content(page) == self.real[env, step]
-                    assert seen.setdefault(int(page), ("real", env, step)) == ("real", env, step)
-            has_tree = cache.recurrent.blocks(np.array([env]))[0] != EMPTY
-            if not has_tree:
-                self.nodes = {k: v for k, v in self.nodes.items() if k[0] != env}
+            for step in range(max(0, newest - self.cache.window_steps + 1), newest + 1):
+                self.look_up("init", env, step, EMPTY, self.real.get((env, step)))
             for node in range(1, 5) if newest >= 0 else ():
-                page = cache.lookup(np.array([env]), np.array([newest + 1]), np.array([node]))[0]
-                assert (page != EMPTY) == ((env, newest, node) in self.nodes)
-                if page != EMPTY:
-                    assert self.content(page) == self.nodes[env, newest, node]
-                    assert seen.setdefault(int(page), ("node", env, node)) == ("node", env, node)
-        assert NULL_PAGE not in seen
-        assert not cache.pages.kv[NULL_PAGE].any() and not cache.pages.valid[NULL_PAGE].any()
+                self.look_up(
+                    "recurrent", env, newest + 1, node, self.nodes.get((env, newest, node))
+                )
+        for name, stats in self.cache.stats().items():
+            if name != "scratch":
+                assert (stats.hits, stats.misses) == (self.hits[name], self.misses[name])
+        null = self.cache.pages.kv[NULL_PAGE], self.cache.pages.valid[NULL_PAGE]
+        assert not null[0].any() and not null[1].any()
 
 
 ManagerMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=20, deadline=None)

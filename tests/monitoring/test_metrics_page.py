@@ -61,4 +61,6 @@ def test_a_run_writes_documented_metrics_only(tmp_path: Path) -> None:
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     names = {name for line in lines for name in json.loads(line)}
     assert {"loss_total", "prior_sent_total", "language_loss", "eval_return_mean"} <= names
+    pools = {"search_cache_init_hits", "search_cache_recurrent_bytes_used"}
+    assert pools | {"search_cache_scratch_bytes_total", "search_cache_init_hit_rate"} <= names
     assert not undocumented(names)

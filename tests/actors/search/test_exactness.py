@@ -29,7 +29,7 @@ class Episodes:
 
     @torch.no_grad()
     def nodes(self, env, paths):
-        """Rewards, values, policy logits after imagining each path from the newest observation."""
+        """Rewards, values, policies, latents after imagining each path from the newest step."""
         model, n = self.model, len(paths)
         latents = model.encode(torch.from_numpy(np.stack(self.obs[env])))[None]
         t, longest = len(self.obs[env]) - 1, max(map(len, paths))
@@ -41,6 +41,7 @@ class Episodes:
             model.support.decode(output.reward_logits[rows, end - 1]).numpy(),
             model.support.decode(output.value_logits[rows, end]).numpy(),
             output.policy_logits[rows, end].double().softmax(-1).numpy(),
+            output.next_latent[rows, end - 1].numpy(),
         )
 
     @torch.no_grad()
@@ -60,7 +61,28 @@ def check_roots(planner, episodes, envs, roots, tolerance):
         np.testing.assert_allclose(roots.value[row], value, atol=tolerance, rtol=0)
 
 
-def check_nodes(planner, episodes, envs, tolerance):
+class ImaginedLatents:
+    """Keeps the latent that the search imagined for every page it wrote last."""
+
+    def __init__(self, planner):
+        self.of_page = {}
+        model, pages = planner._model, planner._cache.pages
+        imagine, write = model.action_token, pages.write
+        imagined = []
+
+        def action_token(*arguments):
+            answer = imagine(*arguments)
+            imagined[:] = [answer[1].numpy().copy()]
+            return answer
+
+        def write_pages(ids, *kv):
+            write(ids, *kv)
+            self.of_page.update(zip(ids.tolist(), imagined[0] if imagined else (), strict=False))
+
+        model.action_token, pages.write = action_token, write_pages
+
+
+def check_nodes(planner, episodes, envs, tolerance, latents=None):
     """Every node of the latest trees; a leaf's value sum is the model's value itself."""
     tree = planner._tree
     for env in envs:
@@ -70,10 +92,13 @@ def check_nodes(planner, episodes, envs, tolerance):
             while node:
                 path.insert(0, int(tree.nodes["action"][env, node]))
                 node = tree.nodes["parent"][env, node]
-        reward, value, policy = episodes.nodes(env, paths)
+        reward, value, policy, latent = episodes.nodes(env, paths)
         limits = dict(atol=tolerance, rtol=0)
         np.testing.assert_allclose(tree.edges["prior"][env, 1:n_nodes], policy, **limits)
         np.testing.assert_allclose(tree.nodes["reward"][env, 1:n_nodes], reward, **limits)
+        if latents is not None:
+            pages = tree.nodes["page"][env, 1:n_nodes].tolist()
+            np.testing.assert_allclose([latents.of_page[p] for p in pages], latent, **limits)
         leaf = tree.nodes["visits"][env, 1:n_nodes] == 1
         np.testing.assert_allclose(
             tree.nodes["value_sum"][env, 1:n_nodes][leaf], value[leaf], **limits
@@ -82,7 +107,7 @@ def check_nodes(planner, episodes, envs, tolerance):
 
 def play(planner, model, rng, n_calls, scramble, draw_obs, tolerance):
     """Random calls: subsets in any order, resets, new weights, arbitrary actions."""
-    episodes, version = Episodes(model), 0
+    episodes, version, latents = Episodes(model), 0, ImaginedLatents(planner)
     roots = []
     advance = planner._contexts.advance
     planner._contexts.advance = lambda *a: roots.append(advance(*a)) or roots[-1]
@@ -106,7 +131,7 @@ def play(planner, model, rng, n_calls, scramble, draw_obs, tolerance):
         planner.search(envs, obs, actions, legal, add_noise=bool(rng.integers(2)))
         check_roots(planner, episodes, envs, roots[-1], tolerance)
         if call >= n_calls - 3 and not planner.config.reuse_tree:
-            check_nodes(planner, episodes, envs, tolerance)
+            check_nodes(planner, episodes, envs, tolerance, latents)
     return planner.cache_stats()
 
 
@@ -118,7 +143,7 @@ def play(planner, model, rng, n_calls, scramble, draw_obs, tolerance):
     n_layers=st.integers(1, 3),
     n_rings=st.integers(2, N_ENVS),
     n_trees=st.integers(2, N_ENVS),
-    eviction=st.sampled_from(["fifo", "lru"]),
+    evictions=st.tuples(*[st.sampled_from(["fifo", "lru"])] * 2),
     n_calls=st.integers(1, 14),
     reuse_tree=st.booleans(),
     n_leaves=st.integers(1, N_SIMULATIONS),
@@ -133,7 +158,7 @@ def test_cached_equals_uncached(
     n_layers,
     n_rings,
     n_trees,
-    eviction,
+    evictions,
     n_calls,
     reuse_tree,
     n_leaves,
@@ -145,7 +170,8 @@ def test_cached_equals_uncached(
         max_roots=2,
         init_pages=n_rings * window,
         recurrent_pages=n_trees * N_SIMULATIONS,
-        kv_eviction=eviction,
+        init_eviction=evictions[0],
+        recurrent_eviction=evictions[1],
         reuse_tree=reuse_tree,
         leaves_per_call=n_leaves,
         debug=True,
@@ -229,3 +255,27 @@ def test_roots_stay_exact_while_trees_are_reused(make_model, draw_obs):
         n_simulations.append(output.stats.simulations)
         action = int(output.visit_counts[0].argmax())
     assert n_simulations[0] == 30 > max(n_simulations[1:])
+
+
+def test_stored_keys_tell_nodes_apart_whose_latents_are_equal(make_model, draw_obs):
+    """Fresh heads are zero: every imagined latent is the same, yet no node shares a cache."""
+    model = make_model(dtype=torch.float64)
+    for head in (model.latent_head, model.policy_head, model.value_head, model.reward_head):
+        torch.nn.init.zeros_(head[-1].weight)
+        torch.nn.init.zeros_(head[-1].bias)
+    config = SearchConfig(n_simulations=30, debug=True)
+    planner = Planner(model, config, n_envs=2, discount=0.97, seed=1)
+    latents, episodes, envs = ImaginedLatents(planner), Episodes(model), np.arange(2)
+    obs = draw_obs(np.random.default_rng(0), model.spec, 2)
+    for env in envs:
+        episodes.append(env, obs[env], -1)
+    planner.search(envs, obs, np.full(2, -1))
+    check_nodes(planner, episodes, envs, 1e-9)
+    nodes, pages = planner._tree.nodes["page"][envs, 1:31].ravel(), planner._cache.pages
+    assert len(np.unique(nodes)) == 60
+    imagined = np.stack([latents.of_page[page] for page in nodes.tolist()])
+    assert np.ptp(imagined, axis=0).max() < 1e-12
+    for env in envs:
+        kv = pages.kv[torch.from_numpy(nodes.reshape(2, 30)[env])].flatten(1)
+        distance = torch.cdist(kv, kv) + torch.eye(30, dtype=kv.dtype)
+        assert distance.min() > 1e-6
