@@ -53,7 +53,7 @@ class KVCacheManager:
         self.window_steps = window_steps
         self.version = -1
         first = N_RESERVED_PAGES
-        sizes = (
+        sizes: tuple[tuple[str, int, int, int, Eviction], ...] = (
             ("init", n_init, window_steps, n_envs, init_eviction),
             ("recurrent", n_recurrent, tree_pages, n_envs, recurrent_eviction),
             # As many blocks as owners: nobody is ever evicted.
