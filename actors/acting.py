@@ -1,7 +1,7 @@
 """The acting loop of one env actor: E environments, batched search, LLM priors in the background.
 
-Plain Python, one thread. The environments are split in two halves when an LLM prior is on: while
-one half waits for its priors, the other half searches and steps.
+Plain Python, one thread. The environments are split in two halves where there is something to wait
+for, an LLM prior or a search service: while one half waits, the other half steps.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
 from actors.collect_report import CollectReport, EpisodeRecord, Snapshot, end_reason
 from actors.player import Player
 from actors.prior.client import PendingPrior
-from actors.search import SearchOutput
+from actors.search import SearchClient, SearchOutput
+from actors.search.client import PendingSearch
 from actors.segment_builder import SegmentBuilder, Step
 from learner.language.prompt import mask_options
 from learner.weights import NO_VERSION, WeightSource
@@ -110,10 +112,12 @@ class ActingLoop:
         self._episode_reward = np.zeros(n_envs)
         self._episode_length = np.zeros(n_envs, np.int64)
         self._max_x = [0] * n_envs
-        n_halves = 2 if self._prior is not None and n_envs > 1 else 1
+        waits = self._prior is not None or isinstance(self._planner, SearchClient)
+        n_halves = 2 if waits and n_envs > 1 else 1
         self._halves = np.array_split(np.arange(n_envs), n_halves)
         self._turn = 0
         self._asked: list[PendingPrior | None] = [None] * n_halves
+        self._begun: list[PendingSearch | None] = [None] * n_halves
         for env_id, game in enumerate(self._games):
             self._builders[env_id].start_episode(game.reset())
         for half in range(n_halves):
@@ -159,22 +163,10 @@ class ActingLoop:
         self, half: int, env_steps: int, report: CollectReport, segments: list[Segment]
     ) -> None:
         env_ids = self._halves[half]
-        mark = time.perf_counter()
         asked = self._asked[half]
-        prior = asked.collect() if asked is not None else None
-        mark = report.add_seconds("prior_wait", mark)
-        legal_rows = [self._games[env_id].legal() for env_id in env_ids]
-        output = self._planner.search(
-            env_ids,
-            np.stack([self._builders[env_id].observation() for env_id in env_ids]),
-            self._last_action[env_ids],
-            None if legal_rows[0] is None else np.stack([r for r in legal_rows if r is not None]),
-            mix=prior,
-            add_noise=True,
-            env_steps=env_steps,
-            temperature=self._config.temperature_at(env_steps),
-        )
-        mark = report.add_seconds("search", mark)
+        output = self._search(half, env_steps, report)
+        prior = asked.collect() if asked is not None else None  # waited for by the search
+        mark = time.perf_counter()
         if report.snapshot is None and env_ids[0] == 0:
             report.snapshot = self._snapshot(output, asked)
         for row, env_id in enumerate(env_ids):
@@ -190,6 +182,7 @@ class ActingLoop:
             if segment is not None:
                 segments.append(segment)
         mark = report.add_seconds("env", mark)
+        self._weight_version = output.weight_version
         self._ask_prior(half)
         report.add_seconds("prior_ask", mark)
         report.env_steps += len(env_ids)
@@ -197,6 +190,47 @@ class ActingLoop:
         for stat in fields(output.stats):
             value = getattr(output.stats, stat.name)
             report.search[stat.name] = report.search.get(stat.name, 0.0) + value
+
+    def _search(self, half: int, env_steps: int, report: CollectReport) -> SearchOutput:
+        """What was found for one half; where a service searches, the other half is sent there
+        next, so that it is searched while this one steps.
+        """
+        planner = self._planner
+        if not isinstance(planner, SearchClient):
+            call = self._search_call(half, env_steps, report)
+            mark = time.perf_counter()
+            output = planner.search(**call)
+            report.add_seconds("search", mark)
+            return output
+        pending = self._begun[half] or planner.begin(**self._search_call(half, env_steps, report))
+        self._begun[half] = None
+        mark = time.perf_counter()
+        output = pending.result()
+        report.add_seconds("search", mark)
+        other = (half + 1) % len(self._halves)
+        if other != half:
+            self._begun[other] = planner.begin(**self._search_call(other, env_steps, report))
+        return output
+
+    def _search_call(self, half: int, env_steps: int, report: CollectReport) -> dict[str, Any]:
+        """Arguments of the search for one half; waits for its priors."""
+        env_ids, asked = self._halves[half], self._asked[half]
+        mark = time.perf_counter()
+        prior = asked.collect() if asked is not None else None
+        report.add_seconds("prior_wait", mark)
+        legal_rows = [self._games[env_id].legal() for env_id in env_ids]
+        return {
+            "env_ids": env_ids,
+            "obs": np.stack([self._builders[env_id].observation() for env_id in env_ids]),
+            "last_action": self._last_action[env_ids],
+            "legal": None
+            if legal_rows[0] is None
+            else np.stack([row for row in legal_rows if row is not None]),
+            "mix": prior,
+            "add_noise": True,
+            "env_steps": env_steps,
+            "temperature": self._config.temperature_at(env_steps),
+        }
 
     def _step_env(
         self,
@@ -222,7 +256,7 @@ class ActingLoop:
             legal=legal,
             prompt=prompt,
             options=options,
-            weight_version=self._weight_version,
+            weight_version=output.weight_version,
             prior_version=asked.version if asked is not None else -1,
         )
         segment = self._builders[env_id].add(step, frame)

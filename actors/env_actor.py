@@ -10,6 +10,7 @@ from actors.acting import ActingConfig, ActingLoop, ActorIdentity
 from actors.collect_report import CollectReport
 from actors.player import PlayerConfig, make_player
 from actors.prior.client import PriorTransport
+from actors.search import SearchSeat
 from learner.weights import WeightSource
 from replay_service import Segment, TargetConfig
 
@@ -26,6 +27,7 @@ class EnvActor:
         identity: ActorIdentity,
         weight_source: WeightSource,
         prior_transport: PriorTransport | None,
+        seat: SearchSeat | None,
     ) -> None:
         torch.set_num_threads(1)
         self._loop = ActingLoop(
@@ -34,6 +36,7 @@ class EnvActor:
                 n_games=acting.envs_per_actor,
                 rng=identity.generator(1),
                 prior_transport=prior_transport,
+                seat=seat,
             ),
             weight_source=weight_source,
             config=acting,

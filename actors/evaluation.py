@@ -156,6 +156,7 @@ class EvaluationLoop:
             mix=prior,
             add_noise=False,
         )
+        self._weight_version = output.weight_version
         return output.action
 
     def _step(self, env_id: int, action: int, episode: _Episode) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from actors.envs.config import EnvConfig
 from actors.envs.game import Game, make_game
 from actors.prior.client import PriorClient, PriorTransport
 from actors.prior.config import PriorConfig
-from actors.search import Planner, SearchConfig
+from actors.search import Planner, SearchClient, SearchConfig, SearchSeat
+from actors.search.service import make_search_model
 from learner.weights import WeightSource, load_weights
 from learner.world_model import WorldModel, WorldModelConfig
 
@@ -33,12 +33,17 @@ class Player:
     """Owned by one process, used from one thread."""
 
     games: list[Game]
-    model: WorldModel
-    planner: Planner
+    model: WorldModel | None  # none where a service searches
+    planner: Planner | SearchClient
     prior: PriorClient | None
 
     def pull_weights(self, source: WeightSource, version: int) -> int:
-        """Takes over newer weights than `version`, if any; returns the version now played with."""
+        """Takes over newer weights than `version`, if any; returns the version now held.
+
+        Where a service searches, it pulls weights itself, and says with which it searched.
+        """
+        if self.model is None:
+            return version
         weights = source.pull_if_newer(version)
         if weights is None:
             return version
@@ -53,22 +58,30 @@ def make_player(
     n_games: int,
     rng: np.random.Generator,
     prior_transport: PriorTransport | None,
+    seat: SearchSeat | None = None,
 ) -> Player:
-    """Builds everything from `config`; all seeds are drawn from `rng`."""
+    """Builds everything from `config`; all seeds are drawn from `rng`.
+
+    seat: this process's place at a search service, with `search.mode served`
+    """
     planner_seed, prior_seed, *game_seeds = rng.integers(0, 2**31 - 1, size=n_games + 2)
     games = [make_game(config.env, int(seed)) for seed in game_seeds]
-    model = WorldModel(config.model, games[0].spec).to(config.device).eval()
-    if config.search.bf16 and torch.device(config.device).type == "cuda":
-        model.store_parameters_in(torch.bfloat16)
-    planner = Planner(
-        model,
-        config.search,
-        n_envs=n_games,
-        discount=config.discount,
-        seed=int(planner_seed),
-        device=config.device,
-        injection=config.prior.injection,
-    )
+    spec = games[0].spec
+    model: WorldModel | None = None
+    planner: Planner | SearchClient
+    if seat is not None:
+        planner = SearchClient(seat, config.search, config.model, spec, n_envs=n_games)
+    else:
+        model = make_search_model(config.model, spec, config.search, config.device)
+        planner = Planner(
+            model,
+            config.search,
+            n_envs=n_games,
+            discount=config.discount,
+            seed=int(planner_seed),
+            device=config.device,
+            injection=config.prior.injection,
+        )
     prior = None
     if prior_transport is not None:
         prior = PriorClient(config.prior, prior_transport, seed=int(prior_seed))

@@ -68,9 +68,13 @@ class LocalWeightLink:
 
 
 class RayWeightSource:
-    """Pulls from the server; while it can't be reached, callers keep the weights they have."""
+    """Pulls from the server; while it can't be reached, callers keep the weights they have.
 
-    def __init__(self, server: ActorHandle, timeout_s: float = PULL_TIMEOUT_S) -> None:
+    server: its handle, or its name in the run's Ray namespace, since an actor that Ray restarts
+    should have no handles among its arguments
+    """
+
+    def __init__(self, server: ActorHandle | str, timeout_s: float = PULL_TIMEOUT_S) -> None:
         self._server = server
         self._timeout_s = timeout_s
         self.n_failures = 0  # pulls that got no answer
@@ -78,6 +82,8 @@ class RayWeightSource:
     def pull_if_newer(self, version: int) -> Weights | None:
         """Newest weights if newer than `version`; None also when the server gives no answer."""
         try:
+            if isinstance(self._server, str):
+                self._server = ray.get_actor(self._server)
             found = ray.get(self._server.pull_if_newer.remote(version), timeout=self._timeout_s)
             if found is None:
                 return None

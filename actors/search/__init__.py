@@ -1,5 +1,6 @@
 """Batched Monte-Carlo tree search over a world model, with a language model's prior at the root."""
 
+from actors.search.client import SearchClient, SearchSeat
 from actors.search.config import SearchConfig
 from actors.search.planner import Planner
 from actors.search.result import SearchOutput, SearchStats
@@ -9,8 +10,10 @@ __all__ = [
     "InjectionConfig",
     "Planner",
     "RootPrior",
+    "SearchClient",
     "SearchConfig",
     "SearchOutput",
+    "SearchSeat",
     "SearchStats",
     "mix_root_prior",
 ]

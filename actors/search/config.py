@@ -34,6 +34,9 @@ class SearchConfig:
     q_weight_visits: float = 50.0  # Gumbel: visits added to the most visited child's; more trusts Q
     q_weight_scale: float = 0.1  # Gumbel: logits that the Q range is worth, per visit
 
+    mode: Literal["local", "served"] = "local"  # served: one process searches for all, on the GPU
+    served_wait_ms: float = 2.0  # longest that a served search waits for others to join its batch
+
     max_roots: int = 0  # most environments in one search call; 0 = all
     init_pages: int = 0  # pages of real history; 0 = W per environment, fewer means rebuilds
     init_eviction: Eviction = "lru"  # whose history goes first when there are fewer
@@ -63,6 +66,12 @@ class SearchConfig:
                 "reuse_tree must be false with variant 'gumbel', got true; sequential halving "
                 "counts every action's visits from none: turn reuse_tree off or take 'puct'"
             )
+        if self.mode not in ("local", "served"):
+            raise ValueError(
+                f"mode must be 'local' or 'served', got {self.mode!r}; local gives every env actor "
+                "a world model of its own, served one GPU's to all"
+            )
+        self._check("served_wait_ms", self.served_wait_ms, 0.0, 10_000.0)
         for name in ("max_roots", "init_pages", "recurrent_pages"):
             self._check(name, getattr(self, name), 0, 10**9)
         for name in ("init_eviction", "recurrent_eviction"):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from actors.search.config import SearchConfig
-from actors.search.history import NO_ACTION, History, Ints
+from actors.search.history import NO_ACTION, History, HistoryTail, Ints
 from cache.kv_cache_manager import KVCacheManager
 from cache.pages import ACTION_SLOT, NULL_PAGE, PageShape
 from cache.pool import EMPTY
@@ -50,8 +50,8 @@ class Contexts:
         self.seconds_model = 0.0  # grows; the planner reads differences
         self._model = model
         self._device = device
-        self._n_replay = config.n_layers * (config.window_steps - 1)
-        self._history = History(n_envs, self._n_replay + 1, spec.stacked_shape, spec.obs_dtype)
+        self._n_replay = config.receptive_steps - 1
+        self._history = History(n_envs, config.receptive_steps, spec.stacked_shape, spec.obs_dtype)
 
     def advance(
         self, envs: Ints, obs: NDArray[np.generic], last_action: Ints, played: Ints
@@ -83,6 +83,20 @@ class Contexts:
         window = np.concatenate((context, own[:, None]), axis=1)[:, 1:]
         outputs = torch.cat((logits, value[:, None]), dim=1).double().cpu().numpy()
         return RootStep(steps, window, outputs[:, :-1], outputs[:, -1], len(lost))
+
+    def newest_steps(self, envs: Ints) -> Ints:
+        """Step of each environment's newest observation [B], NO_STEP where there is none."""
+        return self._history.step[envs]
+
+    def forget(self, envs: Ints) -> None:
+        """Drop everything about `envs`; each must start an episode next, or be restored."""
+        self._history.forget(envs)
+        self.cache.clear("env", envs)
+
+    def restore(self, envs: Ints, tail: HistoryTail) -> None:
+        """Take over the raw tokens of another's contexts; pages are rebuilt from them on use."""
+        self.forget(envs)
+        self._history.restore(envs, tail)
 
     @property
     def n_window(self) -> int:
@@ -191,37 +205,51 @@ class Contexts:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
 
 
-def make_cache(
-    model: WorldModel, config: SearchConfig, n_envs: int, device: torch.device
-) -> KVCacheManager:
-    """Pages for `n_envs` environments; ValueError when the configured pools cannot do."""
-    sizes = model.config
+@dataclass(frozen=True, slots=True)
+class PoolSizes:
+    """Blocks of each pool: rings, trees, and rows rebuilt at once."""
+
+    n_init: int
+    n_recurrent: int
+    n_scratch: int
+
+
+def pool_sizes(config: SearchConfig, window_steps: int, n_envs: int) -> PoolSizes:
+    """What `n_envs` environments get; ValueError when the configured pools cannot do."""
     n_roots = min(config.max_roots or n_envs, n_envs)
-    window, n_nodes = sizes.window_steps, config.n_simulations
     blocks = []
     for name, n_pages, block_pages in (
-        ("init_pages", config.init_pages, window),
-        ("recurrent_pages", config.recurrent_pages, n_nodes),
+        ("init_pages", config.init_pages, window_steps),
+        ("recurrent_pages", config.recurrent_pages, config.n_simulations),
     ):
         if n_pages == 0:
             blocks.append(n_envs)
             continue
         if n_pages < n_roots * block_pages:
             raise ValueError(
-                f"{name}={n_pages} is too small: searching {n_roots} roots with "
-                f"n_simulations={n_nodes} and window_steps={window} needs "
-                f"{n_roots} * {block_pages} = {n_roots * block_pages} pages; raise {name}, or "
-                "lower max_roots or n_simulations"
+                f"search.{name}={n_pages} is too small: searching {n_roots} roots with "
+                f"n_simulations={config.n_simulations} and window_steps={window_steps} needs "
+                f"{n_roots} * {block_pages} = {n_roots * block_pages} pages; raise it, or "
+                "lower search.max_roots, search.n_simulations or model.window_steps"
             )
         blocks.append(min(n_pages // block_pages, n_envs))
+    return PoolSizes(n_init=blocks[0], n_recurrent=blocks[1], n_scratch=n_roots)
+
+
+def make_cache(
+    model: WorldModel, config: SearchConfig, n_envs: int, device: torch.device
+) -> KVCacheManager:
+    """Pages for `n_envs` environments; ValueError when the configured pools cannot do."""
+    sizes = model.config
+    blocks = pool_sizes(config, sizes.window_steps, n_envs)
     return KVCacheManager(
         PageShape(sizes.n_layers, sizes.n_heads, sizes.embed_dim // sizes.n_heads),
         n_envs=n_envs,
-        window_steps=window,
-        tree_pages=n_nodes,
-        n_init=blocks[0],
-        n_recurrent=blocks[1],
-        n_scratch=n_roots,
+        window_steps=sizes.window_steps,
+        tree_pages=config.n_simulations,
+        n_init=blocks.n_init,
+        n_recurrent=blocks.n_recurrent,
+        n_scratch=blocks.n_scratch,
         init_eviction=config.init_eviction,
         recurrent_eviction=config.recurrent_eviction,
         device=device,

@@ -13,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 
 from actors.search import gumbel, model_step
+from actors.search.arguments import check_arguments
 from actors.search.choice import GREEDY, sample_actions, share_out
 from actors.search.config import SearchConfig
 from actors.search.contexts import Contexts, RootStep, make_cache
-from actors.search.history import NO_ACTION, Ints
+from actors.search.history import NO_ACTION, HistoryTail, Ints
 from actors.search.planting import NO_REUSE, Roots, plant
 from actors.search.result import SearchOutput, SearchStats
 from actors.search.root_prior import (
@@ -36,6 +37,8 @@ from actors.search.tree import (
 )
 from cache.pool import EMPTY, PoolStats
 from learner.world_model import WorldModel
+
+MAX_MODEL_STEPS = 32  # row counts whose buffers (on CUDA: and graphs) are kept at once
 
 
 class Planner:
@@ -81,21 +84,24 @@ class Planner:
         last_action: NDArray[np.integer],
         legal: NDArray[np.bool_] | None = None,
         mix: RootPrior | None = None,
-        add_noise: bool = False,
-        env_steps: int = 0,
+        add_noise: NDArray[np.bool_] | bool = False,
+        env_steps: Ints | int = 0,
         temperature: NDArray[np.floating] | float = GREEDY,
     ) -> SearchOutput:
         """Append one real step per environment and search from it.
 
         env_ids [B] distinct; obs [B, *stacked_shape]; last_action [B], -1 at an episode's start,
-        which resets that environment's context; legal [B, A]; env_steps: of the run, for decays;
-        add_noise: Dirichlet noise in PUCT's root prior, Gumbel noise in Gumbel's;
-        temperature: one or [B], PUCT plays by visit shares ** (1 / temperature), 0 plays the most
-        visited action; Gumbel's noise is its only chance.
+        which resets that environment's context; legal [B, A]; and for all rows alike or each [B]:
+        env_steps of the run, for decays;
+        add_noise, Dirichlet noise in PUCT's root prior, Gumbel noise in Gumbel's;
+        temperature, PUCT plays by visit shares ** (1 / temperature), 0 plays the most visited
+        action; Gumbel's noise is its only chance.
         Raises ValueError on arguments of the wrong shape or range, naming the row.
         """
         start = perf_counter()
-        envs, actions, legal = self._check(env_ids, obs, last_action, legal)
+        envs, actions, legal = check_arguments(
+            self._model.spec, self.n_envs, self.config.max_roots, env_ids, obs, last_action, legal
+        )
         seconds_model = self._contexts.seconds_model
         with torch.inference_mode():
             places = self._action_places[envs, np.maximum(actions, 0)]
@@ -130,48 +136,34 @@ class Planner:
         """Tell that the model's parameters were replaced: every cached page is now void."""
         self._cache.invalidate(version)
 
+    @property
+    def weight_version(self) -> int:
+        """Of the model's parameters, as told by `weights_changed`; -1 before the first time."""
+        return self._cache.version
+
+    def newest_steps(self, envs: Ints) -> Ints:
+        """Step of each environment's newest observation [B], NO_STEP where there is none."""
+        return self._contexts.newest_steps(envs)
+
+    def forget(self, envs: Ints) -> None:
+        """Drop the contexts of `envs`; each must start an episode next, or be restored."""
+        self._contexts.forget(envs)
+
+    def restore(self, envs: Ints, tail: HistoryTail) -> None:
+        """Take over contexts that another planner held; their windows are rebuilt on next use."""
+        self._contexts.restore(envs, tail)
+
     def cache_stats(self, reset: bool = False) -> dict[str, PoolStats]:
         """Statistics of the pools init, recurrent and scratch since the last reset."""
         return self._cache.stats(reset)
-
-    def _check(
-        self,
-        env_ids: NDArray[np.integer],
-        obs: NDArray[np.generic],
-        last_action: NDArray[np.integer],
-        legal: NDArray[np.bool_] | None,
-    ) -> tuple[Ints, Ints, NDArray[np.bool_]]:
-        spec = self._model.spec
-        envs, actions = np.asarray(env_ids, np.int64), np.asarray(last_action, np.int64)
-        n_roots, most = len(envs), self.config.max_roots or self.n_envs
-        if n_roots > most:
-            raise ValueError(f"{n_roots} roots in one search, at most {most} allowed (max_roots)")
-        if legal is None:
-            legal = np.ones((n_roots, spec.n_actions), np.bool_)
-        legal = np.asarray(legal, np.bool_)
-        shapes = (obs.shape, actions.shape, legal.shape)
-        wanted = ((n_roots, *spec.stacked_shape), (n_roots,), (n_roots, spec.n_actions))
-        if shapes != wanted or n_roots == 0:
-            raise ValueError(f"obs, last_action, legal have shapes {shapes}, expected {wanted}")
-        if obs.dtype != np.dtype(spec.obs_dtype):
-            raise ValueError(f"obs must be {spec.obs_dtype}, got {obs.dtype}")
-        if envs.min() < 0 or envs.max() >= self.n_envs or len(np.unique(envs)) < n_roots:
-            raise ValueError(f"env_ids must be distinct and in [0, {self.n_envs}), got {envs}")
-        if actions.min() < NO_ACTION or actions.max() >= spec.n_actions:
-            raise ValueError(f"last_action must lie in [-1, {spec.n_actions}), got {actions}")
-        stuck = np.flatnonzero(~legal.any(axis=1))
-        if len(stuck):
-            raise ValueError(
-                f"row {stuck[0]} (environment {envs[stuck[0]]}) has no legal action; "
-                "an environment with nothing to do must end its episode"
-            )
-        return envs, actions, legal
 
     def _model_step(self, n_roots: int) -> model_step.ModelStep:
         """Buffers of equal size are shared: searches of one planner never overlap."""
         n_leaves = self.config.leaves_per_call
         n_padded = model_step.padded_rows(n_roots * n_leaves, self._device)
         if n_padded not in self._steps:
+            if len(self._steps) == MAX_MODEL_STEPS:
+                del self._steps[next(iter(self._steps))]
             self._steps[n_padded] = model_step.ModelStep(
                 self._model, self._cache.pages, n_roots, n_leaves, self._device
             )
@@ -182,7 +174,7 @@ class Planner:
         model_policy: Probabilities,
         legal: NDArray[np.bool_],
         mix: RootPrior | None,
-        env_steps: int,
+        env_steps: Ints | int,
     ) -> Probabilities:
         if mix is None:
             return model_policy
@@ -197,22 +189,23 @@ class Planner:
         prior: Probabilities,
         legal: NDArray[np.bool_],
         last_action: Ints,
-        add_noise: bool,
+        add_noise: NDArray[np.bool_] | bool,
     ) -> float:
         """Start the trees; returns the seconds it took."""
         start = perf_counter()
-        config = self.config
+        config, noisy = self.config, np.broadcast_to(add_noise, len(envs))
         first_action = np.zeros(len(prior), np.int32)
         if config.variant == "gumbel":
             rule = self._rule
             noise = self._rng.gumbel(scale=config.gumbel_scale, size=prior.shape)
-            rule.noise[envs] = noise if add_noise else 0.0
+            rule.noise[envs] = np.where(noisy[:, None], noise, 0.0)
             rule.n_considered[envs] = np.minimum(legal.sum(axis=1), len(rule.schedule) - 1)
-        elif add_noise:
-            prior = add_dirichlet_noise(
+        elif noisy.any():
+            mixed = add_dirichlet_noise(
                 prior, legal, config.dirichlet_alpha, config.dirichlet_fraction, self._rng
             )
-            first_action[:] = self._rng.integers(prior.shape[1], size=len(prior))
+            prior = np.where(noisy[:, None], mixed, prior)
+            first_action[noisy] = self._rng.integers(prior.shape[1], size=len(prior))[noisy]
         keeps_tree = np.zeros(len(envs), np.bool_)
         if config.reuse_tree:
             has_tree = self._cache.has_trees(envs, root.steps - 1)
@@ -281,6 +274,7 @@ class Planner:
         elif len(failed):
             action[failed] = policy[failed].argmax(axis=1)
         return SearchOutput(
+            weight_version=self.weight_version,
             action=action,
             visit_counts=visits,
             policy=policy.astype(np.float32),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ class SearchStats:
 class SearchOutput:
     """Result of one batched search over B roots with A actions; numpy, rows as in the call.
 
+    weight_version: of the model that searched
     action:       [B] int64, to be played
     visit_counts: [B, A] int32, sums to n_simulations, zero for illegal actions
     policy:       [B, A] float32, what the search teaches: visit shares (PUCT) or the improved
@@ -35,6 +36,7 @@ class SearchOutput:
     depth_max:    [B] int32, edges on the longest path
     """
 
+    weight_version: int
     action: NDArray[np.int64]
     visit_counts: NDArray[np.int32]
     policy: NDArray[np.float32]
@@ -44,3 +46,8 @@ class SearchOutput:
     root_prior: NDArray[np.float32]
     depth_max: NDArray[np.int32]
     stats: SearchStats
+
+    def rows(self, chosen: slice, stats: SearchStats) -> SearchOutput:
+        """The result of some rows alone, with statistics of their own."""
+        names = [f.name for f in fields(self) if f.name not in ("weight_version", "stats")]
+        return replace(self, stats=stats, **{name: getattr(self, name)[chosen] for name in names})

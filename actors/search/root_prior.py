@@ -68,10 +68,11 @@ def mix_root_prior(
     available: BoolArray,
     legal: BoolArray | None,
     config: InjectionConfig,
-    env_steps: int,
+    env_steps: NDArray[np.int64] | int,
 ) -> Probabilities:
     """Root prior [B, A]: rows sum to 1 over legal actions.
 
+    env_steps: of the run, for the decay; one for all rows or one each [B]
     A row uses the world model alone where the language model is not available, is not finite or
     puts nothing on a legal action.
     """
@@ -85,7 +86,7 @@ def mix_root_prior(
     advice /= np.where(mass > 0, mass, 1.0)
     share = {"llm": 1.0, "world_model": 0.0, "mixture": config.weight}[config.mode]
     if config.decay_env_steps:
-        share *= max(0.0, 1.0 - env_steps / config.decay_env_steps)
+        share = share * np.maximum(0.0, 1.0 - np.asarray(env_steps) / config.decay_env_steps)
     weight = np.where(usable, share, 0.0)
     if config.adaptive and config.mode == "mixture":
         weight = weight * normalised_entropy(model, legal)

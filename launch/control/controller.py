@@ -13,6 +13,7 @@ from collections.abc import Callable
 from actors.collect_report import CollectReport
 from actors.evaluation import EvaluationReport
 from actors.prior.backend import PublishReport
+from actors.search.service import ServiceStats
 from launch.config import Config
 from launch.control.call_book import CallBook, RunFailed
 from launch.control.cut import read_counters, restore_children, save_cut
@@ -33,7 +34,8 @@ ADDS_IN_FLIGHT_PER_ACTOR = 4
 DRAIN_BUDGET_S = 60.0
 START_BUDGET_S = 300.0  # importing, building and compiling take long on a small machine
 PING_AFTER_S = 20.0
-REPLACEABLE = ("env_actor", "evaluator", "monitor", "prior_engine")
+REPLACEABLE = ("env_actor", "evaluator", "monitor")
+RESTARTABLE = ("prior_engine", "search")  # others hold their handle, so they come back behind it
 
 
 class Controller:
@@ -79,7 +81,7 @@ class Controller:
             "publish": self._on_adapter_published,
             "watch": self._on_watched,
             "sample": self._on_monitor_sample,
-            "stats": self._on_replay_stats,
+            "stats": self._on_stats,
         }
 
     # ------------------------------------------------------------------ the run
@@ -141,8 +143,9 @@ class Controller:
             self._reporter.report(self.progress, self.limiter)
             if not self._calls.n_in_flight("sample"):
                 self._calls.issue(self._fleet.monitor, "sample", self._reporter.heartbeats())
-            if not self._calls.n_in_flight("stats"):
-                self._calls.issue(self._fleet.replay, "stats")
+            for child in (self._fleet.replay, self._fleet.search):
+                if child is not None and not self._calls.n_in_flight("stats", child=child):
+                    self._calls.issue(child, "stats")
             self._ping_quiet_children()
 
     def _ping_quiet_children(self) -> None:
@@ -276,8 +279,12 @@ class Controller:
     def _on_monitor_sample(self, call: Call, sample: dict[str, float]) -> None:
         self._reporter.resources(sample)
 
-    def _on_replay_stats(self, call: Call, stats: dict[str, float]) -> None:
-        self._reporter.replay(stats)
+    def _on_stats(self, call: Call, stats: dict[str, float] | ServiceStats) -> None:
+        if isinstance(stats, ServiceStats):
+            self.progress.cached(call.child.name, stats.pools)
+            self._reporter.search(stats.metrics)
+        else:
+            self._reporter.replay(stats)
 
     # ------------------------------------------------------------------ failures
 
@@ -286,7 +293,7 @@ class Controller:
         self._reporter.event(
             "child_failed", child=child.name, method=failure.call.method, cause=failure.cause[-400:]
         )
-        if child.role not in REPLACEABLE:
+        if child.role not in REPLACEABLE + RESTARTABLE:
             raise RunFailed(
                 f"{failure}\nthe run can't go on without its {child.role}; "
                 "the same command goes on from the last checkpoint"
@@ -303,9 +310,9 @@ class Controller:
         lost = [*self._calls.drop(child), failure.call]
         self._issued_env_steps -= sum(int(c.args[0]) for c in lost if c.method == "collect")
         self.progress.restarts += 1
-        if child.role == "prior_engine":
-            # Env actors hold its handle, so it must come back behind the same one.
-            self._prior_ready = False
+        if child.role in RESTARTABLE:
+            if child.role == "prior_engine":
+                self._prior_ready = False
             if not failure.died:
                 self._runtime.restart(child)
             replacement = child

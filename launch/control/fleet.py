@@ -7,9 +7,10 @@ from pathlib import Path
 
 from actors.acting import ActorIdentity
 from actors.env_actor import EnvActor
-from actors.evaluator_actor import EvaluatorActor
+from actors.evaluator_actor import EvaluatorActor, n_evaluation_games
 from actors.player import PlayerConfig
 from actors.prior.prior_engine_actor import MAX_CONCURRENT_CALLS, engine_env
+from actors.search import SearchSeat
 from launch.config import Config
 from launch.control.runtime import Child, Links, Resources, Runtime
 from launch.monitoring.monitor import MonitorConfig
@@ -24,8 +25,11 @@ from replay_service.segment import GameSpec
 # Only children whose handle others hold come back by themselves; the controller replaces the rest.
 ACTOR_RESOURCES = Resources(num_cpus=1.0)
 LEARNER_CPUS = 1.0
-LEARNER_GPU_SHARE = 0.6  # of the first GPU; the prior engine takes a fixed part of its memory
-PRIOR_ENGINE_GPU_SHARE = 0.4
+# Shares of the first GPU; they bound nothing but what Ray places there.
+LEARNER_GPU_SHARE = 0.4
+PRIOR_ENGINE_GPU_SHARE = 0.3
+SEARCH_GPU_SHARE = 0.3
+SEARCH_SEED_STREAM = 2_000_003
 ADAPTERS_FOLDER = "adapters"  # in the run directory
 LIGHT = Resources(num_cpus=0.1)
 LIGHT_RESTARTABLE = Resources(num_cpus=0.1, restartable=True)
@@ -40,10 +44,10 @@ class Placement:
 
 
 def placement(config: Config, device: str) -> Placement:
-    """What `config` needs; the learner and the prior engine share the first GPU."""
+    """What `config` needs; learner, prior engine and search service share the first GPU."""
     gpus = 1.0 if device == "cuda" else 0.0
     light = 4 * LIGHT.num_cpus
-    engines = 1.0 if config.prior.enabled else 0.0
+    engines = 1.0 * config.prior.enabled + 1.0 * (config.search.mode == "served")
     return Placement(
         num_cpus=config.acting.num_actors * ACTOR_RESOURCES.num_cpus
         + LEARNER_CPUS
@@ -51,6 +55,12 @@ def placement(config: Config, device: str) -> Placement:
         + light,
         num_gpus=gpus,
     )
+
+
+def search_seats(config: Config) -> list[int]:
+    """Environments of each client of the search service: env actors in order, the evaluator."""
+    acting = config.acting
+    return [acting.envs_per_actor] * acting.num_actors + [n_evaluation_games(config.evaluation)]
 
 
 class Fleet:
@@ -75,6 +85,8 @@ class Fleet:
         self.env_actors: dict[int, Child] = {}
         self.incarnations: dict[int, int] = {}
         self.prior_engine: Child | None = None
+        self.search: Child | None = None
+        self._evaluator_incarnation = -1
         self.language_learner: Child | None = None
 
     def start(self, incarnations: dict[int, int]) -> None:
@@ -89,6 +101,8 @@ class Fleet:
             self.prior_engine = self._start_prior_engine()
             if config.language.enabled:
                 self.language_learner = self._start_language_learner()
+        if config.search.mode == "served":
+            self.search = self._start_search()
         self.monitor = self._start_monitor()
         for index in range(config.acting.num_actors):
             self.incarnations[index] = incarnations.get(index, -1)
@@ -97,7 +111,8 @@ class Fleet:
 
     def children(self) -> list[Child]:
         """Every child that is running now."""
-        optional = [c for c in (self.prior_engine, self.language_learner) if c is not None]
+        maybe = (self.prior_engine, self.language_learner, self.search)
+        optional = [child for child in maybe if child is not None]
         fixed = [self.replay, self.weight_server, self.learner, *optional, self.monitor]
         return [*fixed, *self.env_actors.values(), self.evaluator]
 
@@ -118,6 +133,7 @@ class Fleet:
                 "identity": identity,
                 "weight_source": self._links.weight_source(self.weight_server),
                 "prior_transport": self._prior_transport(),
+                "seat": self._seat(index, self.incarnations[index]),
             },
             ACTOR_RESOURCES,
         )
@@ -144,6 +160,7 @@ class Fleet:
         )
 
     def start_evaluator(self) -> Child:
+        self._evaluator_incarnation += 1
         return self._runtime.start(
             "evaluator",
             "evaluator",
@@ -154,6 +171,7 @@ class Fleet:
                 "seed": self._config.seed,
                 "weight_source": self._links.weight_source(self.weight_server),
                 "prior_transport": self._prior_transport(),
+                "seat": self._seat(self._config.acting.num_actors, self._evaluator_incarnation),
             },
             LIGHT,
         )
@@ -190,6 +208,38 @@ class Fleet:
                 env_vars=engine_env(self._device),
             ),
         )
+
+    def _start_search(self) -> Child:
+        config, on_gpu = self._config, self._device == "cuda"
+        n_envs = search_seats(config)
+        return self._runtime.start(
+            "search",
+            "search",
+            self._links.search_class,
+            {
+                "wait_ms": config.search.served_wait_ms,
+                "search": config.search,
+                "injection": config.prior.injection,
+                "model": config.model,
+                "spec": self._spec,
+                "discount": config.targets.discount,
+                "device": self._device,
+                "seed": config.seed + SEARCH_SEED_STREAM,
+                "weights": self._links.weight_source(self.weight_server),
+                "n_envs": n_envs,
+            },
+            Resources(
+                num_cpus=1.0,
+                num_gpus=SEARCH_GPU_SHARE if on_gpu else 0.0,
+                max_concurrency=2 * len(n_envs) + 2,
+                restartable=True,
+            ),
+        )
+
+    def _seat(self, client: int, incarnation: int) -> SearchSeat | None:
+        if self.search is None:
+            return None
+        return SearchSeat(self._links.search_transport(self.search), client, incarnation)
 
     def _prior_transport(self) -> object:
         if self.prior_engine is None:

@@ -10,7 +10,9 @@ import torch
 from rich.console import Console
 
 from actors.envs.game import game_spec
+from actors.search.contexts import pool_sizes
 from launch.config import Config, ConfigError
+from launch.control.fleet import search_seats
 from learner.language.model_folder import resolve_model
 from replay_service import GameSpec, check_capacity
 
@@ -32,6 +34,7 @@ def preflight(config: Config, console: Console) -> tuple[GameSpec, str]:
             config.learner.batch_size,
             segment_steps=config.acting.segment_length,
         )
+        _check_search(config)
         if config.prior.enabled:
             # Built or found here once, so that no child has to.
             resolve_model(config.prior.model)
@@ -47,6 +50,27 @@ def preflight(config: Config, console: Console) -> tuple[GameSpec, str]:
     if config.run_dir is not None:
         check_writable(config.run_dir)
     return spec, device
+
+
+def _check_search(config: Config) -> None:
+    """Pools and batches against the environments that every search will be asked for."""
+    search, window_steps = config.search, config.model.window_steps
+    seats = search_seats(config)
+    if search.mode == "served":
+        pool_sizes(search, window_steps, sum(seats))
+    else:
+        for n_envs in set(seats):
+            pool_sizes(search, window_steps, n_envs)
+    # Where priors or a service are waited for, env actors search one half of theirs at a time.
+    waits = search.mode == "served" or config.prior.enabled
+    n_acting = config.acting.envs_per_actor
+    n_roots = max(-(-n_acting // 2) if waits else n_acting, seats[-1])
+    if 0 < search.max_roots < n_roots:
+        raise ConfigError(
+            f"search.max_roots={search.max_roots} is too small: one search of "
+            f"acting.envs_per_actor={n_acting} or of {seats[-1]} evaluation games has up to "
+            f"{n_roots} roots; raise search.max_roots, set it to 0 for no limit, or lower these"
+        )
 
 
 def _check_same_prompts(config: Config) -> None:

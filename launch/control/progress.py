@@ -46,7 +46,7 @@ class Progress:
         self._recent: deque[EpisodeRecord] = deque(maxlen=RECENT_EPISODES)
         self._losses: dict[str, float] = {}
         self._prior: dict[str, dict[str, float]] = {}  # by env actor
-        self._cache: dict[str, dict[str, PoolStats]] = {}  # by env actor, then pool
+        self._cache: dict[str, dict[str, PoolStats]] = {}  # by process, then pool
         self._evaluation: dict[str, float] = {}
         self._weight_version = -1
         self._started = time.monotonic()
@@ -59,16 +59,21 @@ class Progress:
         self.window.simulations += report.simulations
         self.window.actor_seconds.update(report.seconds)
         self.window.search.update(report.search)
-        self._cache[actor] = report.cache
-        for pool, stats in report.cache.items():
-            for event in CACHE_EVENTS:
-                self.window.cache[f"{pool}_{event}"] += getattr(stats, event)
+        if report.cache:
+            self.cached(actor, report.cache)
         if report.prior:
             self._prior[actor] = report.prior
         for episode in report.episodes:
             self.episodes += 1
             self.end_reasons[episode.end_reason] += 1
             self._recent.append(episode)
+
+    def cached(self, process: str, pools: dict[str, PoolStats]) -> None:
+        """What a process that searches says of its KV pages, since it last said so."""
+        self._cache[process] = pools
+        for pool, stats in pools.items():
+            for event in CACHE_EVENTS:
+                self.window.cache[f"{pool}_{event}"] += getattr(stats, event)
 
     def trained(self, report: TrainReport) -> None:
         self.updates += report.n_updates
@@ -165,6 +170,8 @@ class Progress:
         return {
             "search_model_share": search["seconds_model"] / max(search["seconds_total"], 1e-9),
             "search_tree_share": search["seconds_tree"] / max(search["seconds_total"], 1e-9),
+            "search_failed_roots": search["n_failed"],
+            "search_rebuilt_roots": search["n_rebuilt"],
         }
 
     def _cache_metrics(self) -> dict[str, float]:

@@ -10,6 +10,7 @@ import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from actors.prior.prior_engine_actor import PriorEngineActor, RayPriorTransport
+from actors.search_actor import RaySearchTransport, SearchActor
 from launch.control.runtime import Call, CallFailed, Child, Resources
 from learner.language.language_learner_actor import RayTextSource
 from learner.weight_server_actor import RayWeightSink, RayWeightSource
@@ -57,6 +58,7 @@ class RayRuntime:
             max_concurrency=resources.max_concurrency,
             max_restarts=-1 if resources.restartable else 0,
             max_task_retries=0,
+            name=name if resources.restartable else None,  # a replaced child would find it taken
             runtime_env={"env_vars": env_vars},
         )
         return Child(name=name, role=role, handle=remote.remote(**kwargs))
@@ -127,9 +129,10 @@ class RayLinks:
     """Links between Ray actors; each is a small client object that travels to its user."""
 
     prior_engine_class = PriorEngineActor
+    search_class = SearchActor
 
     def weight_source(self, server: Child) -> RayWeightSource:
-        return RayWeightSource(server.handle)
+        return RayWeightSource(server.name)
 
     def weight_sink(self, server: Child) -> RayWeightSink:
         return RayWeightSink(server.handle)
@@ -142,3 +145,6 @@ class RayLinks:
 
     def prior_transport(self, engine: Child) -> RayPriorTransport:
         return RayPriorTransport(engine.handle)
+
+    def search_transport(self, service: Child) -> RaySearchTransport:
+        return RaySearchTransport(service.handle)

@@ -46,6 +46,7 @@ class Reporter:
         self._resources: Mapping[str, Scalar] = {}
         self._replay: Mapping[str, float] = {}
         self._language: Mapping[str, float] = {}
+        self._search: Mapping[str, float] = {}
         self._beats: dict[str, tuple[float, str]] = {}
         self.last_metrics: dict[str, Scalar] = {}
 
@@ -58,6 +59,7 @@ class Reporter:
         metrics: dict[str, Scalar] = dict(progress.close_window())
         metrics.update(self._replay)
         metrics.update(self._language)
+        metrics.update(self._search)
         metrics.update(self._resources)
         metrics["ratio_target"] = limiter.config.samples_per_insert
         metrics["ratio_actual"] = limiter.ratio
@@ -123,6 +125,10 @@ class Reporter:
 
     def resources(self, sample: Mapping[str, Scalar]) -> None:
         self._resources = dict(sample)
+
+    def search(self, stats: Mapping[str, float]) -> None:
+        """Of the search service, where there is one."""
+        self._search = dict(stats)
 
     def replay(self, stats: Mapping[str, float]) -> None:
         self._replay = dict(stats)

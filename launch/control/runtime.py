@@ -95,6 +95,7 @@ class Links(Protocol):
     """The client objects through which children reach each other, in one runtime."""
 
     prior_engine_class: type
+    search_class: type
 
     def weight_source(self, server: Child) -> object: ...
 
@@ -105,3 +106,5 @@ class Links(Protocol):
     def text_source(self, replay: Child, batch_size: int) -> object: ...
 
     def prior_transport(self, engine: Child) -> object: ...
+
+    def search_transport(self, service: Child) -> object: ...

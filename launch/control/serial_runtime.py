@@ -5,11 +5,13 @@ A call runs when it is issued, so with one seed the order of all work is fixed.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 
 from actors.prior.backend import LocalPriorTransport
 from actors.prior.local_engine import LocalPriorEngine
+from actors.search.service import LocalSearchTransport, ServiceStats, make_service
 from launch.control.runtime import Call, CallFailed, Child, Resources
 from learner.weight_server_actor import LocalWeightLink
 from replay_service import LocalBatchSource, Replay, TextBatch
@@ -72,10 +74,25 @@ class LocalTextSource:
         return self._replay.sample_text(self._batch_size)
 
 
+class LocalSearchServer:
+    """The search actor's stand-in: the same calls; a request never waits for others."""
+
+    def __init__(self, *, wait_ms: float, **settings: object) -> None:
+        """Takes what SearchActor takes."""
+        self.service = make_service(**settings)
+
+    def stats(self) -> ServiceStats:
+        return self.service.stats()
+
+    def ping(self) -> int:
+        return os.getpid()
+
+
 class LocalLinks:
     """Links between objects of one process."""
 
     prior_engine_class = LocalPriorEngine
+    search_class = LocalSearchServer
 
     def weight_source(self, server: Child) -> LocalWeightLink:
         return LocalWeightLink(server.handle)
@@ -91,3 +108,6 @@ class LocalLinks:
 
     def prior_transport(self, engine: Child) -> LocalPriorTransport:
         return LocalPriorTransport(engine.handle)
+
+    def search_transport(self, service: Child) -> LocalSearchTransport:
+        return LocalSearchTransport(service.handle.service)

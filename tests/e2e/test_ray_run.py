@@ -171,3 +171,39 @@ def test_ctrl_c_ends_in_a_checkpoint_and_the_same_command_goes_on(tmp_path):
         for line in (run_dir / "metrics.jsonl").read_text().splitlines()
     ]
     assert steps == sorted(steps)
+
+
+def test_a_served_search_survives_its_own_death_and_an_env_actors(tmp_path):
+    """Contexts that die with the service are brought back by those who play in them."""
+    run_dir = tmp_path / "served"
+    served = ["--search.mode", "served", "--num-actors", "2", "--total-env-steps", "3000"]
+    process = start(run_dir, *CARTPOLE, *served)
+    known = wait_until(
+        lambda: (p := pids(run_dir)) and {"search", "env-actor-1"} <= set(p) and p,
+        process,
+        run_dir,
+        "the search service",
+    )
+    wait_until(lambda: last_steps(run_dir) > 200, process, run_dir, "some env steps")
+    os.kill(known["env-actor-1"], signal.SIGKILL)
+    wait_until(lambda: events(run_dir, "child_failed"), process, run_dir, "the failure")
+    n_steps = last_steps(run_dir)
+    wait_until(lambda: last_steps(run_dir) > n_steps + 200, process, run_dir, "more env steps")
+    os.kill(known["search"], signal.SIGKILL)
+    n_steps = last_steps(run_dir)
+    wait_until(lambda: last_steps(run_dir) > n_steps + 300, process, run_dir, "env steps after it")
+    assert finish(process, run_dir) == 0, output(run_dir)
+
+    failed = {e["child"] for e in events(run_dir, "child_failed")}
+    assert "env-actor-1" in failed and failed <= {"env-actor-1", "search"}
+    records = [json.loads(x) for x in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    # The killed env actor's successor starts new episodes; the service's brings none itself.
+    assert sum(r.get("search_served_restored") or 0 for r in records) > 0
+    assert max(r.get("search_served_batch_roots_mean") or 0 for r in records) > 1
+    metrics = records[-1]
+    assert metrics["global_step"] >= 3000
+    assert metrics["weight_version"] > 0
+    assert metrics["replay_duplicate_total"] == 0
+    assert metrics["search_cache_init_hits"] is not None
+    text = output(run_dir)
+    assert "Traceback" not in text and "constructor arguments" not in text

@@ -40,10 +40,11 @@ def without_time(rows: list[dict]) -> list[dict]:
     return [{k: v for k, v in row.items() if k != "timestamp"} for row in rows]
 
 
-def test_one_seed_gives_one_run_and_another_seed_another(tmp_path):
+@pytest.mark.parametrize("mode", ["local", "served"])
+def test_one_seed_gives_one_run_and_another_seed_another(tmp_path, mode):
     for name in ("a", "b"):
-        assert run(tmp_path / name, "--seed", "3") == 0
-    assert run(tmp_path / "c", "--seed", "4") == 0
+        assert run(tmp_path / name, "--seed", "3", "--search.mode", mode) == 0
+    assert run(tmp_path / "c", "--seed", "4", "--search.mode", mode) == 0
     first, second, other = (content_hashes(tmp_path / name) for name in "abc")
     assert first == second
     assert first != other

@@ -4,6 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from actors.search import SearchClient, SearchSeat
+from actors.search.service import LocalSearchTransport, SearchService
+from learner.weights import WeightStore
 from learner.world_model import WorldModel, WorldModelConfig
 from replay_service.segment import GameSpec
 
@@ -60,3 +63,24 @@ def draw_obs():
         return rng.normal(size=shape).astype(np.float32)
 
     return draw
+
+
+class Served:
+    """A planner behind a service and a client; everything but `search` is the planner's own."""
+
+    def __init__(self, planner):
+        model, n_envs = planner._model, planner.n_envs
+        self.service = SearchService(planner, model, WeightStore(), [n_envs])
+        seat = SearchSeat(LocalSearchTransport(self.service), client=0, incarnation=0)
+        self._planner = planner
+        self.client = SearchClient(seat, planner.config, model.config, model.spec, n_envs=n_envs)
+        self.search = self.client.search
+
+    def __getattr__(self, name):
+        return getattr(self._planner, name)
+
+
+@pytest.fixture(scope="session", params=["local", "served"])
+def through(request):
+    """Puts a planner where the mode of search puts it."""
+    return Served if request.param == "served" else lambda planner: planner

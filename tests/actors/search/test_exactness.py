@@ -152,6 +152,7 @@ def test_cached_equals_uncached(
     make_model,
     scramble,
     draw_obs,
+    through,
     dtype,
     seed,
     window,
@@ -176,25 +177,25 @@ def test_cached_equals_uncached(
         leaves_per_call=n_leaves,
         debug=True,
     )
-    planner = Planner(model, config, n_envs=N_ENVS, discount=0.97, seed=seed)
+    planner = through(Planner(model, config, n_envs=N_ENVS, discount=0.97, seed=seed))
     rng = np.random.default_rng(seed)
     play(planner, model, rng, n_calls, scramble, draw_obs, TOLERANCE[dtype])
 
 
-def test_images_and_whole_batches_too(make_model, scramble, draw_obs):
+def test_images_and_whole_batches_too(make_model, scramble, draw_obs, through):
     model = make_model(dtype=torch.float64, image=True)
     config = SearchConfig(n_simulations=N_SIMULATIONS, debug=True)
-    planner = Planner(model, config, n_envs=N_ENVS, discount=0.97, seed=1)
+    planner = through(Planner(model, config, n_envs=N_ENVS, discount=0.97, seed=1))
     rng = np.random.default_rng(1)
     stats = play(planner, model, rng, 12, scramble, draw_obs, 1e-9)
     assert stats["recurrent"].hits > 0 and stats["init"].hits > 0
 
 
-def test_evicted_contexts_are_rebuilt_and_counted(make_model, scramble, draw_obs):
+def test_evicted_contexts_are_rebuilt_and_counted(make_model, scramble, draw_obs, through):
     """Four environments take turns on two rings: every return to one is a miss and a rebuild."""
     model = make_model(window_steps=3, n_layers=2, dtype=torch.float64)
     config = SearchConfig(n_simulations=N_SIMULATIONS, max_roots=2, init_pages=6, debug=True)
-    planner = Planner(model, config, n_envs=N_ENVS, discount=0.97, seed=1)
+    planner = through(Planner(model, config, n_envs=N_ENVS, discount=0.97, seed=1))
     rng, episodes = np.random.default_rng(2), Episodes(model)
     n_rebuilt = []
     for call in range(12):
@@ -210,12 +211,14 @@ def test_evicted_contexts_are_rebuilt_and_counted(make_model, scramble, draw_obs
     assert planner.cache_stats()["init"].evictions == 2 * 11
 
 
-def test_a_search_that_died_half_way_leaves_no_wrong_pages(make_model, draw_obs, monkeypatch):
+def test_a_search_that_died_half_way_leaves_no_wrong_pages(
+    make_model, draw_obs, through, monkeypatch
+):
     """Its real step counts as taken; the half-grown tree is not read by the next search."""
     model = make_model(dtype=torch.float64)
     # Even noise: all root actions are tried, in another order in every search.
     config = SearchConfig(n_simulations=N_SIMULATIONS, dirichlet_alpha=10.0, dirichlet_fraction=1.0)
-    planner = Planner(model, config, n_envs=N_ENVS, discount=0.97, seed=1)
+    planner = through(Planner(model, config, n_envs=N_ENVS, discount=0.97, seed=1))
     rng, episodes, envs = np.random.default_rng(3), Episodes(model), np.arange(N_ENVS)
     real, calls = model.action_token, []
 
@@ -238,11 +241,11 @@ def test_a_search_that_died_half_way_leaves_no_wrong_pages(make_model, draw_obs,
         check_nodes(planner, episodes, envs, 1e-9)
 
 
-def test_roots_stay_exact_while_trees_are_reused(make_model, draw_obs):
+def test_roots_stay_exact_while_trees_are_reused(make_model, draw_obs, through):
     """The action played next may lead to a kept node, whose own action token is not exact."""
     model = make_model(dtype=torch.float64)
     config = SearchConfig(n_simulations=30, reuse_tree=True, debug=True)
-    planner = Planner(model, config, n_envs=1, discount=0.97, seed=1)
+    planner = through(Planner(model, config, n_envs=1, discount=0.97, seed=1))
     rng, episodes, envs = np.random.default_rng(3), Episodes(model), np.arange(1)
     roots, advance = [], planner._contexts.advance
     planner._contexts.advance = lambda *a: roots.append(advance(*a)) or roots[-1]
@@ -257,14 +260,14 @@ def test_roots_stay_exact_while_trees_are_reused(make_model, draw_obs):
     assert n_simulations[0] == 30 > max(n_simulations[1:])
 
 
-def test_stored_keys_tell_nodes_apart_whose_latents_are_equal(make_model, draw_obs):
+def test_stored_keys_tell_nodes_apart_whose_latents_are_equal(make_model, draw_obs, through):
     """Fresh heads are zero: every imagined latent is the same, yet no node shares a cache."""
     model = make_model(dtype=torch.float64)
     for head in (model.latent_head, model.policy_head, model.value_head, model.reward_head):
         torch.nn.init.zeros_(head[-1].weight)
         torch.nn.init.zeros_(head[-1].bias)
     config = SearchConfig(n_simulations=30, debug=True)
-    planner = Planner(model, config, n_envs=2, discount=0.97, seed=1)
+    planner = through(Planner(model, config, n_envs=2, discount=0.97, seed=1))
     latents, episodes, envs = ImaginedLatents(planner), Episodes(model), np.arange(2)
     obs = draw_obs(np.random.default_rng(0), model.spec, 2)
     for env in envs:

@@ -11,9 +11,15 @@ from actors.search import InjectionConfig, Planner, RootPrior, SearchConfig
 N_ENVS = 3
 
 
-def make_planner(model, seed=0, n_envs=N_ENVS, injection=None, **config):
-    settings = SearchConfig(**{"n_simulations": 20, "debug": True, **config})
-    return Planner(model, settings, n_envs=n_envs, discount=0.99, seed=seed, injection=injection)
+@pytest.fixture
+def make_planner(through):
+    def make(model, seed=0, n_envs=N_ENVS, injection=None, **config):
+        settings = SearchConfig(**{"n_simulations": 20, "debug": True, **config})
+        return through(
+            Planner(model, settings, n_envs=n_envs, discount=0.99, seed=seed, injection=injection)
+        )
+
+    return make
 
 
 def first_call(planner, obs, **arguments):
@@ -31,7 +37,7 @@ def obs(model, draw_obs):
     return draw_obs(np.random.default_rng(0), model.spec, N_ENVS)
 
 
-def test_outputs_are_consistent(model, obs):
+def test_outputs_are_consistent(make_planner, model, obs):
     output = first_call(make_planner(model), obs)
     assert output.visit_counts.dtype == np.int32 and output.policy.dtype == np.float32
     assert output.visit_counts.shape == output.q_value.shape == (N_ENVS, 3)
@@ -58,7 +64,7 @@ def play(planner, model, draw_obs, n_calls=8):
     return outputs
 
 
-def test_one_seed_gives_one_result(model, draw_obs):
+def test_one_seed_gives_one_result(make_planner, model, draw_obs):
     first, second, other = (play(make_planner(model, seed), model, draw_obs) for seed in (7, 7, 8))
     for a, b in zip(first, second, strict=True):
         np.testing.assert_array_equal(a.visit_counts, b.visit_counts)
@@ -66,7 +72,7 @@ def test_one_seed_gives_one_result(model, draw_obs):
     assert any((a.visit_counts != b.visit_counts).any() for a, b in zip(first, other, strict=True))
 
 
-def test_rows_do_not_depend_on_their_companions(model, draw_obs):
+def test_rows_do_not_depend_on_their_companions(make_planner, model, draw_obs):
     """float64, no noise: a row alone gives the same visits as in a batch."""
     model = model.double()
     obs = draw_obs(np.random.default_rng(1), model.spec, N_ENVS)
@@ -89,7 +95,9 @@ def follow(planner, model, draw_obs, n_calls=4, change_weights_at=None):
     return outputs
 
 
-def test_a_reused_tree_saves_simulations_and_ends_with_as_many_visits(model, draw_obs):
+def test_a_reused_tree_saves_simulations_and_ends_with_as_many_visits(
+    make_planner, model, draw_obs
+):
     plain = follow(make_planner(model), model, draw_obs)
     outputs = follow(make_planner(model, reuse_tree=True), model, draw_obs)
     np.testing.assert_array_equal(outputs[0].visit_counts, plain[0].visit_counts)
@@ -100,7 +108,7 @@ def test_a_reused_tree_saves_simulations_and_ends_with_as_many_visits(model, dra
         assert output.stats.simulations == (20 - (best - 1)).sum()
 
 
-def test_new_weights_and_new_episodes_start_new_trees(model, obs, draw_obs):
+def test_new_weights_and_new_episodes_start_new_trees(make_planner, model, obs, draw_obs):
     planner = make_planner(model, reuse_tree=True)
     outputs = follow(planner, model, draw_obs, change_weights_at=2)
     assert [o.stats.simulations == 60 for o in outputs] == [True, False, True, False]
@@ -108,7 +116,9 @@ def test_new_weights_and_new_episodes_start_new_trees(model, obs, draw_obs):
 
 
 @pytest.mark.parametrize("n_leaves", [2, 5, 20])
-def test_leaf_batching_makes_fewer_calls_of_the_model(model, obs, monkeypatch, n_leaves):
+def test_leaf_batching_makes_fewer_calls_of_the_model(
+    make_planner, model, obs, monkeypatch, n_leaves
+):
     calls, real = [], model.observation_token
     monkeypatch.setattr(model, "observation_token", lambda *a: calls.append(1) or real(*a))
     output = first_call(make_planner(model, leaves_per_call=n_leaves), obs)
@@ -117,7 +127,7 @@ def test_leaf_batching_makes_fewer_calls_of_the_model(model, obs, monkeypatch, n
 
 
 @pytest.mark.parametrize("alpha", [0.03, 0.3, 10.0])
-def test_illegal_actions_are_never_visited(model, obs, alpha):
+def test_illegal_actions_are_never_visited(make_planner, model, obs, alpha):
     legal = np.array([[True, False, True], [False, False, True], [True, True, True]])
     llm = RootPrior(np.full((N_ENVS, 3), 1 / 3, np.float32), np.ones(N_ENVS, np.bool_))
     planner = make_planner(model, dirichlet_alpha=alpha, dirichlet_fraction=0.9)
@@ -127,7 +137,7 @@ def test_illegal_actions_are_never_visited(model, obs, alpha):
     assert output.visit_counts[1, 2] == 20
 
 
-def test_gumbel_plays_legal_actions_and_is_deterministic_under_a_seed(model, obs):
+def test_gumbel_plays_legal_actions_and_is_deterministic_under_a_seed(make_planner, model, obs):
     legal = np.array([[True, False, True], [False, False, True], [True, True, True]])
     outputs = [
         first_call(make_planner(model, seed, variant="gumbel"), obs, legal=legal, add_noise=noise)
@@ -143,7 +153,7 @@ def test_gumbel_plays_legal_actions_and_is_deterministic_under_a_seed(model, obs
         np.testing.assert_array_equal(outputs[same].policy, outputs[other].policy)
 
 
-def test_the_prior_steers_the_search(model, obs):
+def test_the_prior_steers_the_search(make_planner, model, obs):
     llm = RootPrior(np.eye(3, dtype=np.float32), np.array([True, True, False]))
     planner = make_planner(model, injection=InjectionConfig(mode="llm"))
     output = first_call(planner, obs, mix=llm)
@@ -153,7 +163,7 @@ def test_the_prior_steers_the_search(model, obs):
     assert output.visit_counts[0, 0] >= 19 and output.visit_counts[1, 1] >= 19
 
 
-def test_search_improves_on_a_wrong_prior(model, obs, monkeypatch):
+def test_search_improves_on_a_wrong_prior(make_planner, model, obs, monkeypatch):
     """Only action 2, played first, pays; with enough simulations it is found."""
     real_action, real_observation = model.action_token, model.observation_token
 
@@ -174,7 +184,7 @@ def test_search_improves_on_a_wrong_prior(model, obs, monkeypatch):
 
 
 @pytest.mark.parametrize("when", ["root", "action", "observation"])
-def test_nan_fails_its_row_only(model, obs, monkeypatch, when):
+def test_nan_fails_its_row_only(make_planner, model, obs, monkeypatch, when):
     clean = first_call(make_planner(model), obs)
     real_action, real_observation, calls = model.action_token, model.observation_token, []
 
@@ -209,7 +219,7 @@ def test_nan_fails_its_row_only(model, obs, monkeypatch, when):
     assert again.stats.n_failed == 0 and again.stats.n_rebuilt == 1
 
 
-def test_a_slot_without_a_token_holds_zeros(model, draw_obs):
+def test_a_slot_without_a_token_holds_zeros(make_planner, model, draw_obs):
     """A masked NaN would still reach a weighted sum, so nothing but zeros may stand there."""
     planner, rng = make_planner(model), np.random.default_rng(0)
     for envs, actions in (([0], [-1]), ([0, 1], [2, -1])):
@@ -221,7 +231,7 @@ def test_a_slot_without_a_token_holds_zeros(model, draw_obs):
     assert not cache.pages.kv[page][:, :, :, 0].any() and cache.pages.kv[page][:, :, :, 1].any()
 
 
-def test_errors_name_the_row(model, obs):
+def test_errors_name_the_row(make_planner, model, obs):
     planner = make_planner(model)
     legal = np.ones((N_ENVS, 3), np.bool_)
     legal[1] = False
@@ -242,7 +252,7 @@ def test_errors_name_the_row(model, obs):
         (dict(legal=np.ones((3, 4), np.bool_)), "have shapes"),
     ],
 )
-def test_bad_arguments_are_refused(model, obs, change, message):
+def test_bad_arguments_are_refused(make_planner, model, obs, change, message):
     call = dict(env_ids=np.arange(3), obs=obs, last_action=np.full(3, -1))
     with pytest.raises(ValueError, match=message):
         make_planner(model).search(**{**call, **change})
@@ -252,13 +262,13 @@ def test_bad_arguments_are_refused(model, obs, change, message):
     ("config", "needed"),
     [(dict(recurrent_pages=59), "3 \\* 20 = 60"), (dict(init_pages=8), "3 \\* 3 = 9")],
 )
-def test_pools_too_small_are_refused_at_construction(model, config, needed):
+def test_pools_too_small_are_refused_at_construction(make_planner, model, config, needed):
     name, size = next(iter(config.items()))
     with pytest.raises(ValueError, match=f"{name}={size} is too small.*n_simulations=20.*{needed}"):
         make_planner(model, **config)
 
 
-def test_fewer_roots_at_once_need_fewer_pages(model, draw_obs):
+def test_fewer_roots_at_once_need_fewer_pages(make_planner, model, draw_obs):
     planner = make_planner(model, recurrent_pages=20, max_roots=1)
     rng = np.random.default_rng(0)
     for env in (0, 1, 0):
