@@ -39,6 +39,8 @@ class Case:
     embed_dim: int
     n_layers: int
     window_steps: int
+    n_heads: int = 4
+    mlp_ratio: int = 2
 
 
 CASES = (
@@ -53,7 +55,11 @@ CASES = (
 
 def make_model(case: Case) -> WorldModel:
     config = WorldModelConfig(
-        embed_dim=case.embed_dim, n_layers=case.n_layers, window_steps=case.window_steps
+        embed_dim=case.embed_dim,
+        n_layers=case.n_layers,
+        n_heads=case.n_heads,
+        mlp_ratio=case.mlp_ratio,
+        window_steps=case.window_steps,
     )
     model = WorldModel(config, GameSpec((N_INPUTS,), "float32", N_ACTIONS)).eval()
     for head in (model.policy_head, model.value_head, model.reward_head, model.latent_head):
@@ -61,7 +67,9 @@ def make_model(case: Case) -> WorldModel:
     return model
 
 
-def time_searches(model: WorldModel, case: Case, seconds: float) -> list[tuple[float, ...]]:
+def time_searches(
+    model: WorldModel, case: Case, seconds: float, device: str = "cpu"
+) -> list[tuple[float, ...]]:
     """(wall, CPU, model, tree) seconds of each search, after a warm-up, for about `seconds`."""
     planner = Planner(
         model,
@@ -69,6 +77,7 @@ def time_searches(model: WorldModel, case: Case, seconds: float) -> list[tuple[f
         n_envs=case.n_roots,
         discount=0.997,
         seed=0,
+        device=device,
     )
     rng, envs = np.random.default_rng(0), np.arange(case.n_roots)
     actions, times = np.full(case.n_roots, -1), []

@@ -37,6 +37,18 @@ def refused(capsys, run_dir: Path, *arguments: str) -> str:
             ["--total-env-steps", "100", "--replay.min-positions", "5000"],
             ["replay.min_positions=5000", "total_env_steps=100"],
         ),
+        (
+            ["--search.recurrent-pages", "60", "--simulations", "25"],
+            ["search.recurrent_pages=60", "n_simulations=25", "4 * 25 = 100 pages"],
+        ),
+        (
+            ["--search.init-pages", "20", "--model.window-steps", "12"],
+            ["search.init_pages=20", "window_steps=12", "4 * 12 = 48 pages"],
+        ),
+        (
+            ["--search.mode", "served", "--search.max-roots", "1"],
+            ["search.max_roots=1", "acting.envs_per_actor=4", "4 evaluation games", "4 roots"],
+        ),
         (["--resume", "./no-checkpoint"], ["resume", "./no-checkpoint", "auto, must, never"]),
         (["--resume", "must"], ["resume", "must", "--run-dir"]),
         (
