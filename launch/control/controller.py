@@ -18,8 +18,13 @@ from launch.config import Config
 from launch.control.call_book import CallBook, RunFailed
 from launch.control.cut import read_counters, restore_children, save_cut
 from launch.control.fleet import Fleet
+from launch.control.pacing import (
+    COLLECTS_IN_FLIGHT,
+    TRAINS_IN_FLIGHT,
+    make_limiter,
+    train_chunk,
+)
 from launch.control.progress import Progress
-from launch.control.rate_limiter import RateLimiter
 from launch.control.reporter import Reporter
 from launch.control.run_directory import RunDirectory
 from launch.control.runtime import Call, CallFailed, Child, Runtime
@@ -28,8 +33,6 @@ from learner.language.language_learner import LanguageReport
 from learner.learner import TrainReport
 from replay_service import AddReport
 
-COLLECTS_IN_FLIGHT = 2  # per env actor: one running, one queued, so that it never idles
-TRAINS_IN_FLIGHT = 2
 ADDS_IN_FLIGHT_PER_ACTOR = 4
 DRAIN_BUDGET_S = 60.0
 START_BUDGET_S = 300.0  # importing, building and compiling take long on a small machine
@@ -57,14 +60,8 @@ class Controller:
         self._reporter = reporter
         self._stop = stop
         self.progress = Progress(config.acting.num_actors)
-        acting, batch = config.acting, config.learner.batch_size
-        self._train_chunk = config.control.updates_per_call * batch
-        self.limiter = RateLimiter(
-            config.limiter,
-            min_positions=config.replay.min_positions,
-            sample_chunk=TRAINS_IN_FLIGHT * self._train_chunk,
-            insert_chunk=COLLECTS_IN_FLIGHT * acting.num_actors * acting.collect_steps,
-        )
+        self._train_chunk = train_chunk(config)
+        self.limiter = make_limiter(config)
         self._calls = CallBook(runtime, config.control.call_deadline_s)
         self._issued_env_steps = 0
         self._next_evaluation = 0

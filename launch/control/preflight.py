@@ -13,6 +13,7 @@ from actors.envs.game import game_spec
 from actors.search.contexts import pool_sizes
 from launch.config import Config, ConfigError
 from launch.control.fleet import search_seats
+from launch.control.pacing import make_limiter
 from learner.language.model_folder import resolve_model
 from replay_service import GameSpec, check_capacity
 
@@ -35,6 +36,7 @@ def preflight(config: Config, console: Console) -> tuple[GameSpec, str]:
             segment_steps=config.acting.segment_length,
         )
         _check_search(config)
+        make_limiter(config)
         if config.prior.enabled:
             # Built or found here once, so that no child has to.
             resolve_model(config.prior.model)

@@ -14,15 +14,18 @@ from dataclasses import asdict, dataclass
 @dataclass(frozen=True, slots=True)
 class RateLimiterConfig:
     samples_per_insert: float = 16.0  # sampled positions per inserted position; higher learns more
-    tolerance: float = 0.25  # share of replay.min_positions by which a side may lead
+    tolerance: float = 0.0  # share of replay.min_positions by which a side may lead; 0 = least
 
     def __post_init__(self) -> None:
         if not self.samples_per_insert > 0:
             raise ValueError(
                 f"limiter.samples_per_insert must be above 0, got {self.samples_per_insert}"
             )
-        if not self.tolerance > 0:
-            raise ValueError(f"limiter.tolerance must be above 0, got {self.tolerance}")
+        if not self.tolerance >= 0:
+            raise ValueError(
+                f"limiter.tolerance must not be negative, got {self.tolerance}; 0 is the least "
+                "with which no two sides can wait for each other"
+            )
 
 
 class RateLimiter:
@@ -39,15 +42,23 @@ class RateLimiter:
         """`min_positions`: positions in replay before learning starts. `sample_chunk`: positions
         that the train calls in flight may draw; `insert_chunk`: positions that all collect calls
         in flight may still insert. Both chunks set how wide the band must be so that no state has
-        both sides waiting; the band is widened to that where the tolerance is narrower.
+        both sides waiting. ValueError where the configured tolerance makes it narrower.
         """
         self.config = config
         self.min_positions = min_positions
-        half = max(
-            config.tolerance * min_positions * config.samples_per_insert,
-            insert_chunk * config.samples_per_insert + sample_chunk,
-        )
-        offset = min_positions * config.samples_per_insert
+        ratio = config.samples_per_insert
+        least = insert_chunk * ratio + sample_chunk
+        half = config.tolerance * min_positions * ratio if config.tolerance else least
+        if half < least:
+            raise ValueError(
+                f"limiter.tolerance={config.tolerance} could leave acting and learning waiting for "
+                "each other: tolerance * replay.min_positions * samples_per_insert = "
+                f"{config.tolerance:g} * {min_positions} * {ratio:g} = {half:g} samples must be at "
+                "least what calls in flight insert and sample, "
+                f"{insert_chunk} * {ratio:g} + {sample_chunk} = {least:g}; raise it to "
+                f"{least / (min_positions * ratio):.3g}, or set it to 0 for the least that works"
+            )
+        offset = min_positions * ratio
         self.error_min = offset - half
         self.error_max = offset + half
         self.inserted = 0

@@ -49,6 +49,10 @@ def refused(capsys, run_dir: Path, *arguments: str) -> str:
             ["--search.mode", "served", "--search.max-roots", "1"],
             ["search.max_roots=1", "acting.envs_per_actor=4", "4 evaluation games", "4 roots"],
         ),
+        (
+            ["--limiter.tolerance", "0.01"],
+            ["limiter.tolerance=0.01", "0.01 * 500 * 8 = 40", "128 * 8 + 512 = 1536", "0.384"],
+        ),
         (["--resume", "./no-checkpoint"], ["resume", "./no-checkpoint", "auto, must, never"]),
         (["--resume", "must"], ["resume", "must", "--run-dir"]),
         (

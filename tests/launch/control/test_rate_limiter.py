@@ -1,5 +1,7 @@
 """The limiter keeps the ratio, never blocks both sides, and survives a restart."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from launch.control.rate_limiter import RateLimiter, RateLimiterConfig
 
 
-def make(ratio=4.0, tolerance=0.25, min_positions=100, sample_chunk=64, insert_chunk=32):
+def make(ratio=4.0, tolerance=0.0, min_positions=100, sample_chunk=64, insert_chunk=32):
     return RateLimiter(
         RateLimiterConfig(samples_per_insert=ratio, tolerance=tolerance),
         min_positions=min_positions,
@@ -38,15 +40,18 @@ def test_acting_waits_when_it_leads_and_learning_when_it_leads():
 
 @given(
     ratio=st.floats(0.1, 256.0),
-    tolerance=st.floats(0.001, 4.0),
+    spare=st.floats(0.0, 4.0),
     min_positions=st.integers(1, 5_000),
     sample_chunk=st.integers(1, 4_096),
     insert_chunk=st.integers(1, 2_048),
     moves=st.lists(st.tuples(st.booleans(), st.integers(0, 2_048)), max_size=60),
 )
 def test_no_reachable_state_has_both_sides_waiting(
-    ratio, tolerance, min_positions, sample_chunk, insert_chunk, moves
+    ratio, spare, min_positions, sample_chunk, insert_chunk, moves
 ):
+    """Neither with the least tolerance nor with any that is accepted."""
+    least = (insert_chunk * ratio + sample_chunk) / (min_positions * ratio)
+    tolerance = math.nextafter(least * (1 + spare), math.inf) if spare else 0.0
     limiter = make(ratio, tolerance, min_positions, sample_chunk, insert_chunk)
     for inserts, n_positions in moves:
         if inserts and limiter.may_insert():
@@ -58,7 +63,7 @@ def test_no_reachable_state_has_both_sides_waiting(
 
 @given(st.integers(1, 64), st.floats(0.5, 64.0), st.integers(10, 500))
 def test_a_run_paced_by_the_limiter_keeps_its_ratio(chunk, ratio, min_positions):
-    limiter = make(ratio, 0.25, min_positions, sample_chunk=chunk, insert_chunk=8)
+    limiter = make(ratio, 0.0, min_positions, sample_chunk=chunk, insert_chunk=8)
     half_band = (limiter.error_max - limiter.error_min) / 2
     for _ in range(400):
         while limiter.may_sample(chunk):
@@ -91,8 +96,15 @@ def test_a_changed_ratio_rebases_so_that_no_side_storms_ahead():
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("samples_per_insert", 0.0), ("samples_per_insert", -1.0), ("tolerance", 0.0)],
+    [("samples_per_insert", 0.0), ("samples_per_insert", -1.0), ("tolerance", -0.5)],
 )
 def test_impossible_settings_are_refused_by_name(field, value):
     with pytest.raises(ValueError, match=f"limiter.{field}.*{value}"):
         RateLimiterConfig(**{field: value})
+
+
+def test_a_band_that_could_deadlock_is_refused_with_the_inequality():
+    words = r"tolerance=0.25 .* 0.25 \* 100 \* 4 = 100 .* 32 \* 4 \+ 64 = 192; raise it to 0.48"
+    with pytest.raises(ValueError, match=words):
+        make(tolerance=0.25)
+    assert make(tolerance=0.48).error_max == make(tolerance=0.0).error_max
