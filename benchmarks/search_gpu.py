@@ -118,7 +118,16 @@ def main() -> None:
     print("| roots | search, ms | per simulation, us | model / tree / rest | floor, us | x floor |")
     print("|---|---|---|---|---|---|")
     for n_roots in options.roots:
-        case = Case(n_roots, N_SIMULATIONS, options.width, 2, 4, n_heads=8, mlp_ratio=4)
+        case = Case(
+            n_roots,
+            N_SIMULATIONS,
+            options.width,
+            2,
+            4,
+            n_heads=8,
+            mlp_ratio=4,
+            mlp_hidden=options.width,
+        )
         model = make_model(case).to(device)
         model.store_parameters_in(dtype)
         times = np.array(time_searches(model, case, options.seconds, device))

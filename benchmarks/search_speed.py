@@ -41,6 +41,7 @@ class Case:
     window_steps: int
     n_heads: int = 4
     mlp_ratio: int = 2
+    mlp_hidden: int = 128
 
 
 CASES = (
@@ -59,11 +60,13 @@ def make_model(case: Case) -> WorldModel:
         n_layers=case.n_layers,
         n_heads=case.n_heads,
         mlp_ratio=case.mlp_ratio,
+        mlp_hidden=case.mlp_hidden,
         window_steps=case.window_steps,
     )
     model = WorldModel(config, GameSpec((N_INPUTS,), "float32", N_ACTIONS)).eval()
     for head in (model.policy_head, model.value_head, model.reward_head, model.latent_head):
         torch.nn.init.xavier_uniform_(head[-1].weight)
+    model.lay_out_for_few_rows()  # as where env actors search
     return model
 
 

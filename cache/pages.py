@@ -75,12 +75,12 @@ class Pages:
         torch.index_select(self.kv, 0, ids, out=kv_out)
         torch.index_select(self.valid, 0, ids, out=valid_out)
 
-    def write(self, ids: Tensor, action_kv: Tensor, observation_kv: Tensor) -> None:
-        """Fill pages `ids` [M] from two tokens, each [M, L, 2, H, D].
+    def write(self, ids: Tensor, kv: Tensor) -> None:
+        """Fill pages `ids` [M] from `kv` [M, *page].
 
         `mark` sets validity; it is apart because tree pages are marked once per search.
         """
-        self.kv.index_copy_(0, ids, torch.stack((action_kv, observation_kv), dim=3))
+        self.kv.index_copy_(0, ids, kv)
 
     def mark(self, ids: Tensor, has_action: Tensor | bool) -> None:
         """Declare pages `ids` [M] written; `has_action` [M] bool is False at an episode's start."""

@@ -129,20 +129,20 @@ class Contexts:
         step = self._to_device(steps)
         known = (tree_page != EMPTY) | (action == NO_ACTION)
         start = perf_counter()
+        token_context = self._model.token_context(len(steps), self.n_window)
+        token_context.read(kv, valid, step)
         if known.all():
             source = self._to_device(np.maximum(tree_page, NULL_PAGE))
-            action_kv = pages.kv.index_select(0, source)[:, :, :, ACTION_SLOT]
+            both = pages.kv.index_select(0, source)
         else:
-            safe = self._to_device(np.maximum(action, 0))
-            _, _, action_kv = self._model.action_token(safe, step, kv, valid)
-        # Masked slots must stay finite: an episode's first page has no action.
-        action_kv = torch.where(has_action[:, None, None, None, None], action_kv, 0.0)
-        logits, value, observation_kv = self._model.observation_token(
-            latent, step, kv, valid, action_kv, has_action
-        )
+            self._model.action_token(self._to_device(np.maximum(action, 0)), token_context)
+            both = token_context.own()
+        token_context.replace_action(both[:, :, :, ACTION_SLOT], has_action)
+        logits, value_logits = self._model.observation_token(latent, token_context)
+        value = self._model.support.decode(value_logits)
         self.seconds_model += perf_counter() - start
         ids = self._to_device(own)
-        pages.write(ids, action_kv, observation_kv)
+        pages.write(ids, token_context.own())
         pages.mark(ids, has_action)
         return logits, value
 

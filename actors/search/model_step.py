@@ -55,7 +55,7 @@ class ModelStep:
         self._flat_kv, self._flat_valid = kv, valid
         self._kv = kv.unflatten(0, (n_context, self.n_rows)).transpose(0, 1)
         self._valid = valid.unflatten(0, (n_context, self.n_rows)).transpose(0, 1)
-        self._has_action = torch.ones(self.n_rows, device=device, dtype=torch.bool)
+        self._context = model.token_context(self.n_rows, n_context)
         # Scalars are decoded in float32 at least, whatever the parameters are stored in.
         dtype = torch.promote_types(pages.kv.dtype, torch.float32)
         shape = (self.n_rows, 2 + model.spec.n_actions)
@@ -88,17 +88,14 @@ class ModelStep:
         model, pages = self._model, self._pages
         pages.gather(self._window, self._flat_kv, self._flat_valid)
         start = perf_counter()
-        reward, latent, action_kv = model.action_token(
-            self._action, self._step, self._kv, self._valid
-        )
-        logits, value, observation_kv = model.observation_token(
-            latent, self._step, self._kv, self._valid, action_kv, self._has_action
-        )
-        self.seconds_model += perf_counter() - start
-        pages.write(self._page, action_kv, observation_kv)
-        self._outputs[:, 0] = reward
-        self._outputs[:, 1] = value
+        context = self._context
+        context.read(self._kv, self._valid, self._step)
+        reward, latent = model.action_token(self._action, context)
+        logits, value = model.observation_token(latent, context)
+        self._outputs[:, :2] = model.support.decode(torch.stack((reward, value), dim=1))
         self._outputs[:, 2:] = logits
+        self.seconds_model += perf_counter() - start
+        pages.write(self._page, context.own())
 
     def _replay(self) -> None:
         start = perf_counter()

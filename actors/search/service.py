@@ -177,9 +177,14 @@ class SearchService:
 def make_search_model(
     config: WorldModelConfig, spec: GameSpec, search: SearchConfig, device: str
 ) -> WorldModel:
-    """A world model to search in; on CUDA its parameters are bfloat16 unless told otherwise."""
+    """A world model to search in, its parameters stored as `device` computes fastest.
+
+    On CUDA they are bfloat16 unless `search.bf16` is false.
+    """
     model = WorldModel(config, spec).to(device).eval()
-    if search.bf16 and torch.device(device).type == "cuda":
+    if torch.device(device).type == "cpu":
+        model.lay_out_for_few_rows()
+    elif search.bf16:
         model.store_parameters_in(torch.bfloat16)
     return model
 

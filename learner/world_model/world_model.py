@@ -17,11 +17,10 @@ from learner.world_model.encoder import SimNorm, VectorEncoder, make_encoder
 from learner.world_model.support import Support
 from learner.world_model.transformer import (
     KeyValues,
+    TokenContext,
     Transformer,
-    action_position,
     banded_mask,
     first_visible_token,
-    observation_position,
 )
 from replay_service.segment import GameSpec
 
@@ -87,6 +86,15 @@ class WorldModel(nn.Module):
         for parameter in self.parameters():
             parameter.data = parameter.data.to(dtype)
 
+    def lay_out_for_few_rows(self) -> None:
+        """For search on a CPU: keep matrices column by column, with the values they have.
+
+        A product with 8 rows is then twice as fast (torch 2.13 with MKL, benchmarks/search.py).
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                module.weight.data = module.weight.data.t().contiguous().t()
+
     def forward(self, latents: Tensor, actions: Tensor) -> ModelOutput:
         """Teacher-forced window: latents [B, T, E], actions [B, T or T - 1] int64."""
         features, _ = self._window(latents, actions)
@@ -120,35 +128,19 @@ class WorldModel(nn.Module):
             predicted.append(self._next_latent(acted[-1]))
         return self._heads(torch.cat(observed, 1), torch.cat(acted, 1), torch.cat(predicted, 1))
 
-    def observation_token(
-        self,
-        latent: Tensor,
-        step: Tensor,
-        context_kv: Tensor,
-        context_valid: Tensor,
-        own_action_kv: Tensor | None = None,
-        own_action_valid: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Policy logits [N, A], values [N] and the token's kv [N, L, 2, heads, D] at `step` [N].
+    def token_context(self, n_rows: int, n_steps: int) -> TokenContext:
+        """Buffers in which tokens of `n_rows` rows read up to `n_steps` earlier steps."""
+        return TokenContext(self.config, n_rows, n_steps, like=self.latent_in.weight)
 
-        context_kv [N, C, L, 2(k, v), 2(tokens), heads, D]: pages of earlier steps, at most W - 1,
-        in any order (keys carry their position); context_valid [N, C, 2] bool. Entries that are
-        not valid may hold any finite number. own_action_kv: the action that led to this step.
-        """
-        past, allowed = _join_context(context_kv, context_valid, own_action_kv, own_action_valid)
-        position = observation_position(step)[:, None]
-        features, kv = self._one_token(self.latent_in(latent), position, past, allowed)
-        value = self.support.decode(self.value_head(features))
-        return self.policy_head(features), value, kv
+    def action_token(self, action: Tensor, context: TokenContext) -> tuple[Tensor, Tensor]:
+        """Reward logits [N, bins] and next latents [N, E] of the actions that lead to a step."""
+        features = self.transformer.step(self.action_in(action), context, token=0)
+        return self.reward_head(features), self._next_latent(features)
 
-    def action_token(
-        self, action: Tensor, step: Tensor, context_kv: Tensor, context_valid: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Rewards [N], next latents [N, E] and the token's kv; `step` is the one it leads to."""
-        past, allowed = _join_context(context_kv, context_valid, None, None)
-        position = action_position(step)[:, None]
-        features, kv = self._one_token(self.action_in(action), position, past, allowed)
-        return self.support.decode(self.reward_head(features)), self._next_latent(features), kv
+    def observation_token(self, latent: Tensor, context: TokenContext) -> tuple[Tensor, Tensor]:
+        """Policy logits [N, A] and value logits [N, bins]; the context holds the step's action."""
+        features = self.transformer.step(self.latent_in(latent), context, token=1)
+        return self.policy_head(features), self.value_head(features)
 
     def _window(self, latents: Tensor, actions: Tensor) -> tuple[Tensor, list[KeyValues]]:
         """Features and kv of the interleaved tokens of one window that starts at step 0."""
@@ -169,15 +161,6 @@ class WorldModel(nn.Module):
         rows = banded_mask(2 * step + 2, self.config.window_steps, tokens.device)
         return self.transformer(tokens, position, past, rows[-2:, start:])
 
-    def _one_token(
-        self, token: Tensor, position: Tensor, past: Tensor, allowed: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Features [N, E] and own kv [N, L, 2, heads, D], over past [L, 2, N, heads, P, D]."""
-        layers = [(keys, values) for keys, values in past]
-        features, joined = self.transformer(token[:, None], position, layers, allowed)
-        own = torch.stack([side[:, :, -1] for layer in joined for side in layer], dim=1)
-        return features[:, 0], own.unflatten(1, (-1, 2))
-
     def _next_latent(self, features: Tensor) -> Tensor:
         return self.latent_norm(self.latent_head(features))
 
@@ -190,23 +173,3 @@ class WorldModel(nn.Module):
             reward_logits=self.reward_head(acted),
             next_latent=self._next_latent(acted) if next_latent is None else next_latent,
         )
-
-
-def _join_context(
-    context_kv: Tensor,
-    context_valid: Tensor,
-    own_kv: Tensor | None,
-    own_valid: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """Pages [N, C, L, 2, 2, heads, D] to past [L, 2, N, heads, 2C (+ 1), D] and its mask."""
-    past = context_kv.permute(2, 3, 0, 5, 1, 4, 6).flatten(4, 5)
-    flags = [context_valid.flatten(1)]
-    if own_kv is not None:
-        past = torch.cat((past, own_kv.permute(1, 2, 0, 3, 4)[..., None, :]), dim=-2)
-        flags.append(_column(own_valid, context_valid))
-    flags.append(_column(None, context_valid))  # the token itself
-    return past, torch.cat(flags, dim=1)[:, None, None, :]
-
-
-def _column(flag: Tensor | None, like: Tensor) -> Tensor:
-    return like.new_ones(like.shape[0], 1) if flag is None else flag[:, None]

@@ -81,24 +81,24 @@ def cached_rollout(model: WorldModel, latents: Tensor, actions: Tensor, offset: 
     config = model.config
     n_context = config.window_steps - 1
     shape = (n_rows, n_context, config.n_layers, 2, 2, config.n_heads, config.head_dim)
-    context = latents.new_zeros(shape)
+    pages = latents.new_zeros(shape)
     valid = torch.zeros(n_rows, n_context, 2, dtype=torch.bool)
-    action_kv, outputs = None, []
+    observed, acted = [], []
+    context = model.token_context(n_rows, n_context)
+    context.read(pages, valid, torch.full((n_rows,), offset))
+    nothing = latents.new_zeros(n_rows, config.n_layers, 2, config.n_heads, config.head_dim)
+    context.replace_action(nothing, torch.zeros(n_rows, dtype=torch.bool))
     for t in range(n_steps):
-        step = torch.full((n_rows,), t + offset)
-        had_action = None if action_kv is None else torch.ones(n_rows, dtype=torch.bool)
-        policy, value, obs_kv = model.observation_token(
-            latents[:, t], step, context, valid, action_kv, had_action
-        )
-        page = torch.stack((obs_kv.new_zeros(obs_kv.shape), obs_kv), dim=3)
-        if action_kv is not None:
-            page[:, :, :, 0] = action_kv
-        context = torch.cat((context, page[:, None]), 1)[:, 1:]
-        flags = torch.tensor([action_kv is not None, True]).expand(n_rows, 1, 2)
+        observed.append(model.observation_token(latents[:, t], context))
+        pages = torch.cat((pages, context.own()[:, None]), 1)[:, 1:].clone()
+        flags = torch.tensor([t > 0, True]).expand(n_rows, 1, 2)
         valid = torch.cat((valid, flags), 1)[:, 1:]
-        reward, next_latent, action_kv = model.action_token(actions[:, t], step + 1, context, valid)
-        outputs.append((policy, value, reward, next_latent))
-    return [torch.stack(column, 1) for column in zip(*outputs, strict=True)]
+        context.read(pages, valid, torch.full((n_rows,), t + 1 + offset))
+        acted.append(model.action_token(actions[:, t], context))
+    policy, value = (torch.stack(column, 1) for column in zip(*observed, strict=True))
+    reward, next_latent = (torch.stack(column, 1) for column in zip(*acted, strict=True))
+    decode = model.support.decode
+    return policy, decode(value), decode(reward), next_latent
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-4), (torch.float64, 1e-9)])

@@ -167,13 +167,17 @@ def test_search_improves_on_a_wrong_prior(make_planner, model, obs, monkeypatch)
     """Only action 2, played first, pays; with enough simulations it is found."""
     real_action, real_observation = model.action_token, model.observation_token
 
-    def action_token(action, step, kv, valid):
-        _, latent, action_kv = real_action(action, step, kv, valid)
-        return ((action == 2) & (step == 1)).to(latent.dtype), latent, action_kv
+    def logits_of(values):
+        return model.support.two_hot(values).clamp(min=1e-30).log()
+
+    def action_token(action, context):
+        _, latent = real_action(action, context)
+        is_first = torch.isneginf(context.masks[0][:, 0]).sum(1) == 3  # only the root is read
+        return logits_of(((action == 2) & is_first).to(latent.dtype)), latent
 
     def observation_token(*arguments):
-        logits, value, kv = real_observation(*arguments)
-        return logits, torch.zeros_like(value), kv
+        logits, value = real_observation(*arguments)
+        return logits, logits_of(torch.zeros(len(value), dtype=value.dtype))
 
     monkeypatch.setattr(model, "action_token", action_token)
     monkeypatch.setattr(model, "observation_token", observation_token)
@@ -189,20 +193,20 @@ def test_nan_fails_its_row_only(make_planner, model, obs, monkeypatch, when):
     real_action, real_observation, calls = model.action_token, model.observation_token, []
 
     def action_token(*arguments):
-        reward, latent, kv = real_action(*arguments)
+        reward, latent = real_action(*arguments)
         if when == "action" and len(calls) == 5:
             latent = latent.clone()
             latent[1] = torch.nan
-        return reward, latent, kv
+        return reward, latent
 
-    def observation_token(*arguments):
-        logits, value, kv = real_observation(*arguments)
+    def observation_token(latent, context):
+        logits, value = real_observation(latent, context)
         if len(calls) == {"root": 0, "action": -1, "observation": 5}[when]:
-            value, kv = value.clone(), kv.clone()
+            value = value.clone()
             value[1] = torch.inf
-            kv[1] = torch.nan
+            context.own()[1] = torch.nan
         calls.append(1)
-        return logits, value, kv
+        return logits, value
 
     monkeypatch.setattr(model, "action_token", action_token)
     monkeypatch.setattr(model, "observation_token", observation_token)
