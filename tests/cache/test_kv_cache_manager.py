@@ -81,12 +81,12 @@ class ManagerMachine(RuleBasedStateMachine):
         self.hits, self.misses = {"init": 0, "recurrent": 0}, {"init": 0, "recurrent": 0}
 
     def write(self, pages):
-        content = torch.zeros(len(pages), 2, 2, 1, 2)
+        content = torch.zeros(len(pages), *SHAPE.dims)
         serials = list(range(self.serial, self.serial + len(pages)))
         self.serial += len(pages)
-        content += torch.tensor(serials)[:, None, None, None, None]
+        content += torch.tensor(serials)[:, None, None, None, None, None]
         ids = torch.from_numpy(pages)
-        self.cache.pages.write(ids, content, content)
+        self.cache.pages.write(ids, content)
         self.cache.pages.mark(ids, True)
         return serials
 
