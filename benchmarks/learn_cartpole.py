@@ -1,6 +1,6 @@
 """How fast the whole system learns CartPole-v1: env steps and seconds until it is solved for good.
 
-    python benchmarks/learn_cartpole.py               # three seeds, about 20 minutes on 2 cores
+    python benchmarks/learn_cartpole.py               # three seeds, about 35 minutes on 2 cores
     python benchmarks/learn_cartpole.py --seeds 0 --env-steps 3000
 
 Each seed is one run of `launch/train.py --preset cartpole --runtime ray` (prior off) with a
@@ -168,8 +168,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--env-steps", type=int, default=5_000)
-    parser.add_argument("--every", type=int, default=500, help="env steps between checkpoints")
+    parser.add_argument("--env-steps", type=int, default=10_000)
+    parser.add_argument("--every", type=int, default=1_000, help="env steps between checkpoints")
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "benchmarks" / "cartpole")
     parser.add_argument("extra", nargs="*", help="more settings for launch/train.py, after --")
     options = parser.parse_args()
