@@ -15,9 +15,17 @@ from torch import Tensor, nn
 from learner.world_model.config import WorldModelConfig
 from learner.world_model.encoder import SimNorm, VectorEncoder, make_encoder
 from learner.world_model.support import Support
+from learner.world_model.token_step import (
+    Affine,
+    Head,
+    Norm,
+    TokenBlock,
+    TokenContext,
+    TokenModel,
+    TokenTransformer,
+)
 from learner.world_model.transformer import (
     KeyValues,
-    TokenContext,
     Transformer,
     banded_mask,
     first_visible_token,
@@ -130,17 +138,28 @@ class WorldModel(nn.Module):
 
     def token_context(self, n_rows: int, n_steps: int) -> TokenContext:
         """Buffers in which tokens of `n_rows` rows read up to `n_steps` earlier steps."""
-        return TokenContext(self.config, n_rows, n_steps, like=self.latent_in.weight)
+        blocks = tuple(TokenBlock.of(block) for block in self.transformer.blocks)
+        model = TokenModel(
+            Affine.of(self.latent_in),
+            TokenTransformer(blocks, Norm.of(self.transformer.norm_out)),
+            Head.of(self.policy_head),
+            Head.of(self.value_head),
+            Head.of(self.reward_head),
+            Head.of(self.latent_head),
+        )
+        return TokenContext(self.config, model, n_rows, n_steps)
 
     def action_token(self, action: Tensor, context: TokenContext) -> tuple[Tensor, Tensor]:
         """Reward logits [N, bins] and next latents [N, E] of the actions that lead to a step."""
-        features = self.transformer.step(self.action_in(action), context, token=0)
-        return self.reward_head(features), self._next_latent(features)
+        model = context.model
+        features = model.transformer(self.action_in(action), context, token=0)
+        return model.reward_head(features), self.latent_norm(model.latent_head(features))
 
     def observation_token(self, latent: Tensor, context: TokenContext) -> tuple[Tensor, Tensor]:
         """Policy logits [N, A] and value logits [N, bins]; the context holds the step's action."""
-        features = self.transformer.step(self.latent_in(latent), context, token=1)
-        return self.policy_head(features), self.value_head(features)
+        model = context.model
+        features = model.transformer(model.latent_in(latent), context, token=1)
+        return model.policy_head(features), model.value_head(features)
 
     def _window(self, latents: Tensor, actions: Tensor) -> tuple[Tensor, list[KeyValues]]:
         """Features and kv of the interleaved tokens of one window that starts at step 0."""
