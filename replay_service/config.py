@@ -22,6 +22,7 @@ class ReplayConfig:
     beta_start: float = 0.4  # importance correction at the start; 1 is complete
     beta_steps: int = 20_000  # sample calls until the correction is complete
     priority_floor: float = 1e-3  # smallest priority counted, so that no position starves
+    max_weight_lag: int = 0  # learner updates that sampled play may lag behind; 0 = any number
 
     def __post_init__(self) -> None:
         for name in ("capacity_mb", "text_mb", "priority_floor"):
@@ -36,6 +37,11 @@ class ReplayConfig:
             value = getattr(self, name)
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        if self.max_weight_lag < 0:
+            raise ValueError(
+                f"max_weight_lag must not be negative, got {self.max_weight_lag}; 0 samples play "
+                "of any age"
+            )
 
     @property
     def exponent(self) -> float:

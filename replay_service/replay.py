@@ -20,6 +20,7 @@ from replay_service import snapshot
 from replay_service.config import ReplayConfig, check_capacity
 from replay_service.sampler import PrioritySampler, SumTree
 from replay_service.segment import GameSpec, Segment
+from replay_service.staleness import Aged, Staleness
 from replay_service.storage import SegmentId, SegmentRing, StoredSegment, bytes_per_row
 from replay_service.targets import Batch, Handles, TargetConfig, TextBatch, WindowBuilder
 from replay_service.text_pool import NO_TEXT
@@ -76,6 +77,7 @@ class Replay:
         self.counters = snapshot.Counters()
         # Highest sequence evicted per (actor, incarnation), least recently grown first.
         self.evicted_sequence: dict[tuple[int, int], int] = {}
+        self.staleness = Staleness(config.max_weight_lag)
         self._live_ids: set[SegmentId] = set()
         self._builder = WindowBuilder(targets, spec.frame_stack)
         self._sample_seconds = 0.0
@@ -104,10 +106,14 @@ class Replay:
             if reason is not None:
                 reasons.append(reason)
                 continue
+            if self.staleness.is_too_old(segment.header.weight_version_max):
+                self.counters.n_dropped_too_old += 1
+                continue
             while self.ring.room_for(segment) is not None:
                 n_evicted += self._evict_oldest()
             self._store(segment)
             n_added += segment.n_trainable
+            self._mask_too_old()
         self.counters.n_pushed += n_added
         self.counters.n_duplicates += n_duplicates
         self.counters.n_rejected += len(reasons)
@@ -134,6 +140,7 @@ class Replay:
             importance=torch.from_numpy(importance),
             handles=Handles(self.shard, slots, self.ring.generation[slots]),
         )
+        self.staleness.count(batch.weight_version.numpy())
         n_unique = 1 + int(np.count_nonzero(np.diff(slots)))  # draws come in ascending order
         self.counters.count_sample(n_unique / batch_size)
         self._sample_seconds = time.perf_counter() - started
@@ -206,6 +213,9 @@ class Replay:
             "replay_rejected_total": float(counters.n_rejected),
             "replay_invalid_priority_total": float(self.sampler.n_invalid),
             "replay_bytes": float(self.ring.n_rows_used * bytes_per_row(self.spec)),
+            "replay_too_old_dropped_total": float(counters.n_dropped_too_old),
+            "replay_too_old_masked_total": float(counters.n_masked_too_old),
+            **self.staleness.stats(),
         }
 
     def save(self, folder: Path) -> None:
@@ -216,6 +226,8 @@ class Replay:
         """Continue exactly where `save` was called; ValueError names a file that does not fit."""
         snapshot.load(self, folder)
         self._live_ids = {stored.segment_id for stored in self.ring.live}
+        for stored in self.ring.live:
+            self._note_version(stored, self.counters.newest_version)
 
     def _is_known(self, segment_id: SegmentId) -> bool:
         evicted = self.evicted_sequence.get(segment_id[:2], -1)
@@ -239,9 +251,37 @@ class Replay:
             self.text_tree.set_span(rows.start, rows.stop, has_prompt.astype(np.float64))
         self._live_ids.add(stored.segment_id)
         self.counters.n_positions += stored.n_trainable
+        self._note_version(stored, segment.header.weight_version_max)
         return stored
 
+    def _note_version(self, stored: StoredSegment, newest: int) -> None:
+        row = stored.start
+        version = int(self.ring.arrays["weight_version"][row])
+        generation = int(self.ring.generation[row])
+        self.staleness.insert(Aged(version, row, generation, stored.n_trainable), newest)
+        self.counters.newest_version = self.staleness.newest
+
+    def _mask_too_old(self) -> None:
+        """Stop sampling segments played with weights that are too old, oldest weights first.
+
+        `min_positions` stay: without samples there is no learning and no newer version either.
+        """
+        while (oldest := self.staleness.oldest_too_old()) is not None:
+            row, n_trainable = oldest.row, oldest.n_trainable
+            if self.ring.generation[row] == oldest.generation and self._is_sampled(row):
+                if self.n_positions - n_trainable < self.config.min_positions:
+                    return
+                self.sampler.remove(row, row + n_trainable)
+                self.counters.n_positions -= n_trainable
+                self.counters.n_masked_too_old += n_trainable
+            self.staleness.forget_oldest()
+
+    def _is_sampled(self, row: int) -> bool:
+        """Whether the segment that begins at `row` has not been masked."""
+        return bool(self.sampler.tree.leaves[row] > 0.0)
+
     def _evict_oldest(self) -> int:
+        is_sampled = self._is_sampled(self.ring.live[0].start)
         stored = self.ring.evict_oldest()
         self.sampler.remove(stored.start, stored.start + stored.n_trainable)
         if stored.has_text:
@@ -252,8 +292,9 @@ class Replay:
         self.evicted_sequence[actor, incarnation] = max(highest, sequence)
         if len(self.evicted_sequence) > MAX_REMEMBERED_ACTORS:
             del self.evicted_sequence[next(iter(self.evicted_sequence))]
-        self.counters.n_positions -= stored.n_trainable
-        return stored.n_trainable
+        n_lost = stored.n_trainable if is_sampled else 0
+        self.counters.n_positions -= n_lost
+        return n_lost
 
 
 class LocalBatchSource:

@@ -41,6 +41,9 @@ class Counters:
     n_duplicates: int = 0
     n_rejected: int = 0
     n_stale: int = 0
+    n_dropped_too_old: int = 0  # segments
+    n_masked_too_old: int = 0  # positions
+    newest_version: int = -1  # of the weights that any segment was played with
     n_samples: int = 0  # sample calls; beta follows it
     last_unique_ratio: float = 0.0  # distinct positions per batch element
     unique_ratio_sum: float = 0.0
