@@ -46,8 +46,8 @@ class Result:
 class OurPlay:
     """B episodes played side by side, the most visited action each time."""
 
-    def __init__(self, model: WorldModel, n_roots: int, device: str) -> None:
-        config = SearchConfig(n_simulations=N_SIMULATIONS)
+    def __init__(self, model: WorldModel, n_roots: int, n_leaves: int, device: str) -> None:
+        config = SearchConfig(n_simulations=N_SIMULATIONS, leaves_per_call=n_leaves)
         self.planner = Planner(
             model, config, n_envs=n_roots, discount=DISCOUNT, seed=0, device=device
         )
@@ -74,7 +74,7 @@ class OurPlay:
         }
 
 
-def compare(case: Case, device: str, core: int | None, seconds: float) -> Result:
+def compare(case: Case, n_leaves: int, device: str, core: int | None, seconds: float) -> Result:
     torch.manual_seed(0)
     model = make_model(case).to(device)
     with LightZero(
@@ -87,7 +87,7 @@ def compare(case: Case, device: str, core: int | None, seconds: float) -> Result
     ) as theirs:
         if device == "cuda":
             model.store_parameters_in(torch.bfloat16)
-        ours = OurPlay(model, case.n_roots, device)
+        ours = OurPlay(model, case.n_roots, n_leaves, device)
         for _ in range(N_WARM_UP):
             ours.step()
             warm = theirs.ask("step")
@@ -146,6 +146,9 @@ def main() -> None:
     parser.add_argument("--widths", type=int, nargs="+", default=[768, 128])
     parser.add_argument("--roots", type=int, nargs="+", default=[8])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument(
+        "--leaves", type=int, default=1, help="ours evaluates so many a call; no longer equal work"
+    )
     parser.add_argument("--seconds", type=float, default=60.0, help="measuring time of each row")
     options = parser.parse_args()
     core = min(os.sched_getaffinity(0)) if options.device == "cpu" else None
@@ -160,7 +163,9 @@ def main() -> None:
             case = Case(
                 n_roots, N_SIMULATIONS, width, 2, 4, n_heads=8, mlp_ratio=4, mlp_hidden=width
             )
-            results[width, n_roots] = compare(case, options.device, core, options.seconds)
+            results[width, n_roots] = compare(
+                case, options.leaves, options.device, core, options.seconds
+            )
     print_table(results)
 
 
