@@ -8,22 +8,42 @@ import subprocess
 import tempfile
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from peers import interpreter
+from search_speed import Case, make_model
 
 from learner.world_model import WorldModel
+from learner.world_model.support import Support
 
 SCRIPT = Path(__file__).with_name("lightzero_search.py")
+SUPPORT_MAX = 50.0  # LightZero's 101 bins are one apart
+
+
+def comparable_model(n_roots: int, n_simulations: int, width: int) -> WorldModel:
+    """Ours with the shapes of LightZero's defaults: 2 layers, 8 heads, a window of 4 steps."""
+    model = make_model(Case(n_roots, n_simulations, width, 2, 4, 8, 4, mlp_hidden=width))
+    model.support = Support(model.config.support_size, SUPPORT_MAX)
+    return model
 
 
 class LightZero:
     """Its search over B episodes; use as a context manager.
 
-    Equal to ours: all shapes, and the weights of transformer, action embedding and heads. Not
-    equal: learned absolute positions against rotary ones, GELU against SiLU, the encoder's weights,
-    and our linear layer between latent and transformer, which it lacks (E^2 multiplications a
-    node).
+    Equal to ours: all shapes, the weights of transformer, action embedding and heads, and the bins
+    of values and rewards, for models of `comparable_model`. Not equal:
+    - our linear layer between latent and transformer, which it lacks: E^2 multiplications a node
+      less for LightZero
+    - learned absolute positions against rotary ones: an addition against a rotation, less for it
+    - it runs four heads at each token, we run the two that are read: about 2 E^2 a token more for
+      it; that is its code, not its weights
+    - it encodes the observation before the root's as well, to find its cache entry: more for it
+    - the encoder's weights; GELU against SiLU; three products for query, key and value against one:
+      little
+    - its matrices lie row by row, as torch makes them, ours column by column, which MKL multiplies
+      faster by few rows: more for it. `same_layout` gives it ours.
+    - the torch that pip chose for each environment
     """
 
     def __init__(
@@ -35,6 +55,7 @@ class LightZero:
         discount: float,
         core: int | None = None,
         device: str = "cpu",
+        same_layout: bool = False,
     ) -> None:
         self._folder = tempfile.TemporaryDirectory()
         weights = Path(self._folder.name) / "weights.npz"
@@ -49,7 +70,13 @@ class LightZero:
             "n_layers": model.config.n_layers,
             "n_heads": model.config.n_heads,
         }
-        settings = {"sizes": sizes, "weights": str(weights), "core": core, "device": device}
+        settings = {
+            "sizes": sizes,
+            "weights": str(weights),
+            "core": core,
+            "device": device,
+            "same_layout": same_layout,
+        }
         self._log = (Path(self._folder.name) / "log").open("w+")
         self._child = subprocess.Popen(
             [interpreter("lightzero"), SCRIPT, json.dumps(settings)],
@@ -60,7 +87,7 @@ class LightZero:
             env=os.environ | {"OMP_NUM_THREADS": "1"},
         )
 
-    def ask(self, command: str) -> dict[str, float]:
+    def ask(self, command: str) -> Any:
         """Answer to one command of the child. RuntimeError with its last words when it has died."""
         assert self._child.stdin is not None and self._child.stdout is not None
         try:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from easydict import EasyDict
+from lightzero_deviation import Recorder, deviations
 
 # LightZero prints while it is imported and built: answers keep the real standard output.
 ANSWERS = os.fdopen(os.dup(1), "w")
@@ -120,14 +121,23 @@ def copy_weights(model: UniZeroModel, path: str) -> None:
     world.precompute_pos_emb_diff_kv()  # as after every weight load
 
 
+def lay_out_by_columns(model: torch.nn.Module) -> None:
+    """Keep matrices column by column, with the values they have."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.weight.data = module.weight.data.t().contiguous().t()
+
+
 class Play:
     """B episodes played side by side, step after step, the most visited action each time."""
 
-    def __init__(self, sizes: dict[str, int], weights: str, device: str) -> None:
+    def __init__(self, sizes: dict[str, int], weights: str, device: str, same_layout: bool) -> None:
         torch.manual_seed(0)
         self.sizes, self.device = sizes, device
         self.model, config = make_model(sizes, device)
         copy_weights(self.model, weights)
+        if same_layout:
+            lay_out_by_columns(self.model)
         self.search = UniZeroMCTSCtree(config)
         self.decode = InverseScalarTransform(
             config.model.support_scale, config.device, config.model.categorical_distribution
@@ -136,6 +146,8 @@ class Play:
         self.n_steps = 0
         self.obs: list[torch.Tensor] = []
         self.actions: list[list[int]] = []
+        self.recorder: Recorder | None = None
+        self.latents: list[torch.Tensor] = []
         self.clock = CacheClock()
         for name in (
             "retrieve_or_generate_kvcache",
@@ -160,6 +172,9 @@ class Play:
         timestep = np.full(n_roots, self.n_steps)
         output = self.model.initial_inference(last, action, self.obs[-1], timestep)
         self.n_steps += 1
+        if self.recorder is not None:
+            self.latents.append(output.latent_state.clone())
+            self.recorder.start(output, self.latents, self.actions)
         return output
 
     def step(self) -> dict[str, float]:
@@ -185,8 +200,7 @@ class Play:
         return {
             "seconds": seconds,
             "cache_seconds": self.clock.seconds - before,
-            "hits": world.hit_count,
-            "queries": world.total_query_count,
+            "entries": len(world.past_kv_cache_recurrent_infer),
         }
 
     def memory(self) -> dict[str, float]:
@@ -206,38 +220,22 @@ class Play:
         sizes = {name: sum(map(n_bytes, entries)) for name, entries in pools.items()}
         return {"node_bytes": n_bytes(pools["recurrent"][0]), **sizes}
 
-    @torch.no_grad()
-    def deviation(self) -> dict[str, float]:
-        """Cached against uncached at the newest root, after one more real step.
+    def deviation(self) -> dict[str, dict[str, list[float]]]:
+        """Cached against uncached after one more real step, of its roots and their trees.
 
-        Uncached is a pass of its own model over raw tokens: once over the steps that the cache
-        claims to hold, once over the whole history. The closer of the two counts.
+        For each, (largest, mean) of logits and value. The next real action is random.
         """
-        output = self.infer_root()
-        value, logits = self.decode(output.value).flatten(), output.policy_logits
-        n_roots, most = self.sizes["n_roots"], WINDOW_STEPS
-        depths = {min(self.n_steps, most), min(self.n_steps, 10)}  # positions end after 10 steps
-        worst = []
-        for depth in depths:
-            wanted_logits, wanted_value = self._uncached(depth)
-            worst.append(
-                (
-                    float((logits - wanted_logits).abs().max()),
-                    float((value - wanted_value).abs().max()),
-                )
-            )
-        self.actions.append(self.rng.integers(self.sizes["n_actions"], size=n_roots).tolist())
-        best = min(worst)
-        return {"steps": self.n_steps, "logits": best[0], "value": best[1]}
-
-    def _uncached(self, depth: int) -> tuple[torch.Tensor, torch.Tensor]:
-        n_roots, world = self.sizes["n_roots"], self.model.world_model
-        tokens = [world.tokenizer.encode_to_obs_embeddings(o) for o in self.obs[-depth:]]
-        played = [*self.actions[-(depth - 1) :], [0] * n_roots] if depth > 1 else [[0] * n_roots]
-        actions = torch.tensor(played, device=self.device).T[..., None]
-        both = {"obs_embeddings_and_act_tokens": (torch.stack(tokens, 1), actions)}
-        output = world.forward(both, start_pos=[0] * n_roots)
-        return output.logits_policy[:, -1], self.decode(output.logits_value[:, -1]).flatten()
+        if self.recorder is None:
+            self.recorder = Recorder(self.model, WINDOW_STEPS)
+        recorder, world = self.recorder, self.model.world_model
+        self.step()
+        self.actions[-1] = self.rng.integers(
+            self.sizes["n_actions"], size=self.sizes["n_roots"]
+        ).tolist()
+        return {
+            "root": deviations(world, self.decode, recorder.roots),
+            "node": deviations(world, self.decode, recorder.nodes),
+        }
 
 
 def main() -> None:
@@ -245,7 +243,7 @@ def main() -> None:
     if settings["core"] is not None:
         os.sched_setaffinity(0, {settings["core"]})
     torch.set_num_threads(1)
-    play = Play(settings["sizes"], settings["weights"], settings["device"])
+    play = Play(settings["sizes"], settings["weights"], settings["device"], settings["same_layout"])
     commands = {"step": play.step, "memory": play.memory, "deviation": play.deviation}
     for line in sys.stdin:
         ANSWERS.write(json.dumps(commands[line.strip()]()) + "\n")

@@ -128,9 +128,9 @@ class Contexts:
         has_action = self._to_device(action != NO_ACTION)
         step = self._to_device(steps)
         known = (tree_page != EMPTY) | (action == NO_ACTION)
-        start = perf_counter()
         token_context = self._model.token_context(len(steps), self.n_window)
         token_context.read(kv, valid, step)
+        start = perf_counter()
         if known.all():
             source = self._to_device(np.maximum(tree_page, NULL_PAGE))
             both = pages.kv.index_select(0, source)

