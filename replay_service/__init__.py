@@ -1,8 +1,11 @@
 """Prioritized replay of episode segments: bounded ring storage, sum tree, n-step targets."""
 
 from replay_service.config import ReplayConfig, check_capacity
+from replay_service.placement import choose_device
+from replay_service.reanalysis import ReanalysisRequest, TargetPatch
 from replay_service.replay import AddReport, BatchSource, LocalBatchSource, Replay
 from replay_service.segment import GameSpec, Segment, SegmentHeader
+from replay_service.statistics import stat_line
 from replay_service.targets import Batch, Handles, TargetConfig, TextBatch
 
 __all__ = [
@@ -12,11 +15,15 @@ __all__ = [
     "GameSpec",
     "Handles",
     "LocalBatchSource",
+    "ReanalysisRequest",
     "Replay",
     "ReplayConfig",
     "Segment",
     "SegmentHeader",
     "TargetConfig",
+    "TargetPatch",
     "TextBatch",
     "check_capacity",
+    "choose_device",
+    "stat_line",
 ]

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from replay_service.segment import GameSpec
-from replay_service.storage import bytes_per_row
+from replay_service.storage import ScalarType, bytes_per_row
 from replay_service.targets import TargetConfig
+
+_CHOICES = {
+    "device": ("auto", "cpu", "cuda"),
+    "scalars": ("float16", "float32"),
+    "engine": ("auto", "numba", "torch"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +22,8 @@ class ReplayConfig:
 
     capacity_mb: float = 2_000.0  # MB of ring memory; more keeps older steps
     text_mb: float = 64.0  # million characters of prompts and options kept beside the ring
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU if half its free memory will do
+    scalars: ScalarType = "float16"  # of policies and root values; float32 takes twice their memory
     min_positions: int = 500  # positions needed before training starts; more delays, diversifies
 
     uniform: bool = False  # true ignores priorities
@@ -22,9 +31,20 @@ class ReplayConfig:
     beta_start: float = 0.4  # importance correction at the start; 1 is complete
     beta_steps: int = 20_000  # sample calls until the correction is complete
     priority_floor: float = 1e-3  # smallest priority counted, so that no position starves
+    engine: Literal["auto", "numba", "torch"] = "auto"  # auto: numba on the CPU, torch on a GPU
     max_weight_lag: int = 0  # learner updates that sampled play may lag behind; 0 = any number
 
     def __post_init__(self) -> None:
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}"
+                )
+        if self.device == "cuda" and self.engine == "numba":
+            raise ValueError(
+                "engine is numba, which runs on the CPU only, but device is cuda; set "
+                "replay.engine to auto or replay.device to cpu"
+            )
         for name in ("capacity_mb", "text_mb", "priority_floor"):
             value = getattr(self, name)
             if not 0.0 < value < float("inf"):
@@ -52,9 +72,12 @@ class ReplayConfig:
         done = min(n_samples / self.beta_steps, 1.0)
         return self.beta_start + (1.0 - self.beta_start) * done
 
+    def bytes_per_row(self, spec: GameSpec) -> int:
+        return bytes_per_row(spec, self.scalars)
+
     def n_rows(self, spec: GameSpec) -> int:
         """Steps and trailing frames the ring can hold."""
-        return int(self.capacity_mb * 1e6 / bytes_per_row(spec))
+        return int(self.capacity_mb * 1e6 / self.bytes_per_row(spec))
 
 
 def check_capacity(
@@ -79,9 +102,10 @@ def check_capacity(
     n_needed = rows_per_segment * (n_segments + 1 if n_segments > 1 else 1)
     n_rows = config.n_rows(spec)
     if n_rows < n_needed:
-        needed_mb = (n_needed + 1) * bytes_per_row(spec) / 1e6
+        n_bytes = config.bytes_per_row(spec)
+        needed_mb = (n_needed + 1) * n_bytes / 1e6
         raise ValueError(
-            f"capacity_mb={config.capacity_mb} holds {n_rows} steps of {bytes_per_row(spec)} "
-            f"bytes, but min_positions={config.min_positions} and batch_size={batch_size} need "
+            f"capacity_mb={config.capacity_mb} holds {n_rows} steps of {n_bytes} bytes, but "
+            f"min_positions={config.min_positions} and batch_size={batch_size} need "
             f"{n_needed}; raise replay.capacity_mb to {needed_mb:.3g} or more, or lower the others"
         )

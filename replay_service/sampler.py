@@ -1,5 +1,8 @@
 """Prioritized sampling over ring slots: a 16-ary sum tree in float64 with numba kernels.
 
+`Sampler` is what Replay asks for; `PrioritySampler` gives it on the host, `TorchSampler` on any
+device. For the same random numbers both draw the same slots.
+
 The kernels release the GIL and are serial. Parents are recomputed from their children, never
 adjusted by differences, so sums do not drift and equal leaves give an equal tree.
 Cost for 256 of half a million slots: 0.06 ms to draw, 0.02 ms to update
@@ -8,9 +11,16 @@ Cost for 256 of half a million slots: 0.06 ms to draw, 0.02 ms to update
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
+import torch
 from numba import njit
 from numpy.typing import NDArray
+from torch import Tensor
+
+from replay_service.placement import download
+from replay_service.targets import Handles, Indices
 
 # Children per node: two cache lines of float64; 16 beat 2, 8 and 32 between 1e5 and 1e7 leaves.
 FAN_OUT = 16
@@ -78,6 +88,48 @@ def _find(
         slots[i] = group
 
 
+class Sampler(Protocol):
+    """Priorities of ring slots, and draws in proportion to max(priority, floor)^alpha.
+
+    n_invalid: priorities that were NaN, negative or infinite
+    n_stale: late priorities whose slot had been re-used or is not drawable
+    highest: largest valid priority seen; stands in for invalid initial ones
+    """
+
+    n_invalid: int
+    n_stale: int
+    highest: float
+
+    @property
+    def total(self) -> float:
+        """Sum of all weights, i.e. the shard's share of a draw over shards."""
+        ...
+
+    def insert(self, start: int, priority: NDArray[np.float32]) -> None: ...
+
+    def remove(self, start: int, stop: int) -> None: ...
+
+    def write_back(
+        self, handles: Handles, priority: NDArray[np.floating] | Tensor, generation: Tensor
+    ) -> int: ...
+
+    def draw(
+        self, n_draws: int, n_positions: int, beta: float, rng: np.random.Generator
+    ) -> tuple[Indices, NDArray[np.float32] | Tensor]: ...
+
+    def live_priorities(self, n_slots: int, n_most: int) -> NDArray[np.float32]:
+        """At most `n_most` priorities of drawable slots below `n_slots`, evenly spaced."""
+        ...
+
+    def columns(self, n_slots: int) -> tuple[Tensor, Tensor]:
+        """Priorities and weights of the first `n_slots` slots, to be saved."""
+        ...
+
+    def restore(self, priority: NDArray[np.float32], weights: NDArray[np.float64]) -> None:
+        """Take over what `columns` gave, from slot 0 on."""
+        ...
+
+
 class SumTree:
     """Non-negative float64 weights of `n_slots` leaves, drawn in proportion to them."""
 
@@ -93,6 +145,10 @@ class SumTree:
     def leaves(self) -> NDArray[np.float64]:
         """[n_slots] float64 view; write through `set_weights` or `set_span` only."""
         return self._tree[: self.n_slots]
+
+    @property
+    def n_bytes(self) -> int:
+        return self._tree.nbytes
 
     @property
     def total(self) -> float:
@@ -120,15 +176,20 @@ class SumTree:
 
 
 class PrioritySampler:
-    """Maps priorities to weights max(priority, floor)^alpha; called by the Replay that owns it."""
+    """The Sampler of the host, over a SumTree; called by the Replay that owns it."""
 
     def __init__(self, n_slots: int, *, alpha: float, floor: float) -> None:
         self.tree = SumTree(n_slots)
         self.priority = np.zeros(n_slots, dtype=np.float32)
-        self.n_invalid = 0  # priorities that were NaN, negative or infinite
-        self.highest = 1.0  # largest valid priority seen; stands in for invalid initial ones
+        self.n_invalid = 0
+        self.n_stale = 0
+        self.highest = 1.0
         self._alpha = alpha
         self._floor = floor
+
+    @property
+    def total(self) -> float:
+        return self.tree.total
 
     def insert(self, start: int, priority: NDArray[np.float32]) -> None:
         """Make the slots from `start` on drawable; an invalid priority becomes the highest seen."""
@@ -160,6 +221,22 @@ class PrioritySampler:
             self.tree.set_weights(slots, self._weights(priority))
         return n_valid
 
+    def write_back(
+        self, handles: Handles, priority: NDArray[np.floating] | Tensor, generation: Tensor
+    ) -> int:
+        """Set priorities of slots whose generation is still `generation`'s [n_slots] int64.
+
+        Outdated handles and invalid numbers are counted and skipped; returns how many were not.
+        """
+        handles = handles.on_host()
+        slots = download(handles.slot)
+        is_current = generation.numpy()[slots] == handles.generation
+        is_current &= self.tree.leaves[slots] > 0.0
+        self.n_stale += len(slots) - int(np.count_nonzero(is_current))
+        with np.errstate(over="ignore"):  # beyond float32 is infinite, hence invalid
+            fresh = download(priority).astype(np.float32)
+        return self.update(slots[is_current], fresh[is_current])
+
     def draw(
         self, n_draws: int, n_positions: int, beta: float, rng: np.random.Generator
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -168,6 +245,20 @@ class PrioritySampler:
         share = self.tree.leaves[slots] * (n_positions / self.tree.total)
         importance = share**-beta
         return slots, (importance / importance.max()).astype(np.float32)
+
+    def live_priorities(self, n_slots: int, n_most: int) -> NDArray[np.float32]:
+        slots = np.flatnonzero(self.tree.leaves[:n_slots])
+        return self.priority[slots[:: -(-len(slots) // n_most) or 1]]
+
+    def columns(self, n_slots: int) -> tuple[Tensor, Tensor]:
+        return (
+            torch.from_numpy(self.priority[:n_slots]),
+            torch.from_numpy(self.tree.leaves[:n_slots]),
+        )
+
+    def restore(self, priority: NDArray[np.float32], weights: NDArray[np.float64]) -> None:
+        self.priority[: len(priority)] = priority
+        self.tree.set_span(0, len(weights), weights)
 
     def _weights(self, priority: NDArray[np.float32]) -> NDArray[np.float64]:
         weights: NDArray[np.float64] = (

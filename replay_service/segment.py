@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 
 SCHEMA_VERSION = 1
 
+_INT16, _FLOAT32, _BOOL = (np.dtype("int16"),), (np.dtype("float32"),), (np.dtype("bool"),)
+_SCALARS = (np.dtype("float16"), *_FLOAT32)
+
 
 def pack_json(value: object) -> NDArray[np.uint8]:
     """JSON text as bytes in an array, so that an npz file holds it without pickle."""
@@ -92,8 +95,8 @@ class Segment:
     action:      [T] int16
     reward:      [T] float32, already scaled by the environment
     terminated, truncated: [T] bool; only the last step may be set, at most one of them
-    policy:      [T, A] float16, visit shares; zero for illegal actions
-    root_value:  [T] float16, search values
+    policy:      [T, A] float16 or float32, visit shares; zero for illegal actions
+    root_value:  [T] float16 or float32, search values
     legal:       [T, A] bool, or None when every action is always legal
     prompt:      per step the text shown to the LLM, "" where none was asked; or None
     options:     per step the option text of each action, or None
@@ -108,8 +111,8 @@ class Segment:
     reward: NDArray[np.float32]
     terminated: NDArray[np.bool_]
     truncated: NDArray[np.bool_]
-    policy: NDArray[np.float16]
-    root_value: NDArray[np.float16]
+    policy: NDArray[np.floating]
+    root_value: NDArray[np.floating]
     priority: NDArray[np.float32]
     n_trainable: int
     legal: NDArray[np.bool_] | None = None
@@ -153,24 +156,26 @@ class Segment:
     def _validate_layout(self, spec: GameSpec, n_steps: int) -> None:
         step_shape: tuple[int, ...] = (n_steps,)
         row_shape = (n_steps, spec.n_actions)
-        expected: dict[str, tuple[str, tuple[int, ...]]] = {
-            "obs": (spec.obs_dtype, (n_steps + spec.frame_stack, *spec.obs_shape)),
-            "action": ("int16", step_shape),
-            "reward": ("float32", step_shape),
-            "terminated": ("bool", step_shape),
-            "truncated": ("bool", step_shape),
-            "policy": ("float16", row_shape),
-            "root_value": ("float16", step_shape),
-            "priority": ("float32", step_shape),
-            "legal": ("bool", row_shape),
+        obs_dtype = (np.dtype(spec.obs_dtype),)
+        expected: dict[str, tuple[tuple[np.dtype[np.generic], ...], tuple[int, ...]]] = {
+            "obs": (obs_dtype, (n_steps + spec.frame_stack, *spec.obs_shape)),
+            "action": (_INT16, step_shape),
+            "reward": (_FLOAT32, step_shape),
+            "terminated": (_BOOL, step_shape),
+            "truncated": (_BOOL, step_shape),
+            "policy": (_SCALARS, row_shape),
+            "root_value": (_SCALARS, step_shape),
+            "priority": (_FLOAT32, step_shape),
+            "legal": (_BOOL, row_shape),
         }
-        for name, (dtype, shape) in expected.items():
+        for name, (dtypes, shape) in expected.items():
             column = getattr(self, name)
             if name == "legal" and column is None:
                 continue
-            if column.dtype != np.dtype(dtype) or column.shape != shape:
+            if column.dtype not in dtypes or column.shape != shape:
                 raise ValueError(
-                    f"{name} is {column.dtype} {column.shape}, expected {dtype} {shape}"
+                    f"{name} is {column.dtype} {column.shape}, expected "
+                    f"{' or '.join(map(str, dtypes))} {shape}"
                 )
         lowest, highest = int(self.action.min()), int(self.action.max())
         if lowest < 0 or highest >= spec.n_actions:
@@ -212,7 +217,7 @@ class Segment:
 
     def verify(self) -> bool:
         """Whether the content matches the checksum; True when none was set (0)."""
-        return self.checksum in (0, self._content_checksum())
+        return self.checksum == 0 or self.checksum == self._content_checksum()
 
     def _content_checksum(self) -> int:
         total = 0

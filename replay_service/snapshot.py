@@ -16,10 +16,14 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from replay_service.array_file import check_member, read_member, write_member
 from replay_service.segment import pack_json, unpack_json
-from replay_service.storage import StoredSegment, column_layout
+from replay_service.staleness import Aged
+from replay_service.storage import StoredSegment
 from replay_service.text_pool import NO_TEXT
 
 if TYPE_CHECKING:
@@ -27,9 +31,9 @@ if TYPE_CHECKING:
 
 ARRAYS_FILE = "replay.npz"
 STATE_FILE = "replay.json"
-FORMAT_VERSION = 1
-
-_CHUNK_BYTES = 16 << 20
+FORMAT_VERSION = 2
+# Version 1 had no target versions, no order of refreshing, and 64 bit weight versions.
+READABLE_VERSIONS = (1, 2)
 
 
 @dataclass(slots=True)
@@ -43,15 +47,13 @@ class Counters:
     n_stale: int = 0
     n_dropped_too_old: int = 0  # segments
     n_masked_too_old: int = 0  # positions
-    newest_version: int = -1  # of the weights that any segment was played with
+    newest_version: int = -1  # of the weights that anybody spoke of
+    n_patched: int = 0  # positions that got newer targets
+    n_patch_stale: int = 0
+    n_patch_invalid: int = 0
     n_samples: int = 0  # sample calls; beta follows it
     last_unique_ratio: float = 0.0  # distinct positions per batch element
     unique_ratio_sum: float = 0.0
-
-    def count_sample(self, unique_ratio: float) -> None:
-        self.n_samples += 1
-        self.last_unique_ratio = unique_ratio
-        self.unique_ratio_sum += unique_ratio
 
     @property
     def mean_unique_ratio(self) -> float:
@@ -60,12 +62,13 @@ class Counters:
 
 def save(replay: Replay, folder: Path) -> None:
     """Write both files into `folder` (made if missing) and sync them to disk."""
+    replay.settle()
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ARRAYS_FILE, "wb") as file:
         with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-            for name, array in _saved_arrays(replay):
+            for name, tensor in _saved_tensors(replay):
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                    np.save(member, array, allow_pickle=False)
+                    write_member(member, tensor)
         _sync(file)
     with open(folder / STATE_FILE, "w", encoding="utf-8") as file_text:
         json.dump(_state(replay), file_text)
@@ -88,35 +91,55 @@ def load(replay: Replay, folder: Path) -> None:
     path = folder / ARRAYS_FILE
     try:
         with zipfile.ZipFile(path) as archive:
-            if "legal.npy" in archive.namelist():
-                replay.ring.allocate("legal")
-            targets = dict(_ring_arrays(replay, state["high_row"]))
-            for name, out in targets.items():
-                _check_member(archive, name, out)
-            for name, out in targets.items():
-                _read_member(archive, name, out)
+            drawn = _read_arrays(replay, state, archive)
             with archive.open("text.npy") as member:
                 texts = unpack_json(np.load(io.BytesIO(member.read()), allow_pickle=False))
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        for tree in (replay.sampler.tree, replay.text_tree):
-            tree.leaves[:] = 0.0
         raise ValueError(f"{path} is not a readable replay snapshot: {error}") from error
-    _restore(replay, state, texts)
+    _restore(replay, state, texts, drawn)
 
 
-def _ring_arrays(replay: Replay, high_row: int) -> Iterator[tuple[str, NDArray[np.generic]]]:
-    """Views of the rows ever written, by the name they have in the file."""
-    for name in column_layout(replay.spec):
-        if name in replay.ring.arrays:
-            yield name, replay.ring.arrays[name][:high_row]
-    yield "priority", replay.sampler.priority[:high_row]
-    yield "sample_weight", replay.sampler.tree.leaves[:high_row]
-    yield "text_weight", replay.text_tree.leaves[:high_row]
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """What the two trees draw from; high_row entries each."""
+
+    priority: NDArray[np.float32]
+    sample_weight: NDArray[np.float64]
+    text_weight: NDArray[np.float64]
 
 
-def _saved_arrays(replay: Replay) -> Iterator[tuple[str, NDArray[np.generic]]]:
-    yield from _ring_arrays(replay, replay.ring.high_row)
-    yield "text", pack_json(_texts(replay))
+def _read_arrays(replay: Replay, state: dict[str, Any], archive: zipfile.ZipFile) -> _Drawn:
+    """Fill the ring's rows; nothing is drawable before `_restore`."""
+    ring, high_row = replay.ring, state["high_row"]
+    if "legal.npy" in archive.namelist():
+        ring.allocate("legal")
+    drawn = _Drawn(
+        np.empty(high_row, np.float32), np.empty(high_row, np.float64), np.empty(high_row)
+    )
+    targets = {name: tensor[:high_row] for name, tensor in ring.tensors.items()}
+    targets |= {name: torch.from_numpy(getattr(drawn, name)) for name in _Drawn.__slots__}
+    is_old = state["format_version"] == 1
+    if is_old:
+        del targets["target_version"]
+    for name, out in targets.items():
+        check_member(archive, name, out, is_wide=is_old and name == "weight_version")
+    for name, out in targets.items():
+        read_member(archive, name, out)
+    if is_old:
+        ring.tensors["target_version"][:high_row] = ring.tensors["weight_version"][:high_row]
+    return drawn
+
+
+def _saved_tensors(replay: Replay) -> Iterator[tuple[str, Tensor]]:
+    """The rows ever written, by the name they have in the file."""
+    high_row = replay.ring.high_row
+    for name, tensor in replay.ring.tensors.items():
+        yield name, tensor[:high_row]
+    priority, weights = replay.sampler.columns(high_row)
+    yield "priority", priority
+    yield "sample_weight", weights
+    yield "text_weight", torch.from_numpy(replay.text_sampler.tree.leaves[:high_row])
+    yield "text", torch.from_numpy(pack_json(_texts(replay)).copy())
 
 
 def _texts(replay: Replay) -> dict[str, list[list[object]]]:
@@ -124,9 +147,8 @@ def _texts(replay: Replay) -> dict[str, list[list[object]]]:
     ring = replay.ring
     prompt_ids, option_ids = set(), set()
     for stored in ring.live:
-        rows = slice(stored.start, stored.start + stored.n_rows)
-        prompt_ids.update(ring.arrays["prompt"][rows].tolist())
-        option_ids.update(ring.arrays["options"][rows].tolist())
+        prompt_ids.update(ring.arrays["prompt"][stored.rows].tolist())
+        option_ids.update(ring.arrays["options"][stored.rows].tolist())
     return {
         "prompt": [[i, ring.prompts[i]] for i in sorted(prompt_ids - {NO_TEXT})],
         "options": [[i, list(ring.options[i])] for i in sorted(option_ids - {NO_TEXT})],
@@ -138,17 +160,21 @@ def _state(replay: Replay) -> dict[str, object]:
         "format_version": FORMAT_VERSION,
         "spec": asdict(replay.spec),
         "n_rows": replay.ring.n_rows,
+        "scalars": replay.config.scalars,
         "alpha": replay.config.exponent,
         "priority_floor": replay.config.priority_floor,
         "high_row": replay.ring.high_row,
         "head": replay.ring.head,
         "live": [asdict(stored) for stored in replay.ring.live],
-        "evicted_sequence": [[*key, value] for key, value in replay.evicted_sequence.items()],
+        "refresh_order": replay.segments.refresh_queue.segment_ids,
+        "evicted_sequence": [
+            [*key, value] for key, value in replay.segments.evicted_sequence.items()
+        ],
         "counters": asdict(replay.counters),
         "n_invalid_priorities": replay.sampler.n_invalid,
         "highest_priority": replay.sampler.highest,
         "rng": replay.rng.bit_generator.state,
-        "text_rng": replay.text_rng.bit_generator.state,
+        "text_rng": replay.text_sampler.rng.bit_generator.state,
     }
 
 
@@ -157,6 +183,8 @@ def _read_state(path: Path) -> dict[str, Any]:
         state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} is not a readable replay snapshot: {error}") from error
+    if state.get("format_version") == 1:
+        return {"scalars": "float16", "refresh_order": []} | state
     return state
 
 
@@ -168,7 +196,12 @@ def _check_state(replay: Replay, state: dict[str, Any], path: Path) -> None:
     saved_spec = {name: _plain(value) for name, value in state["spec"].items()}
     state["spec"] = saved_spec
     expected["spec"] = {name: _plain(value) for name, value in asdict(replay.spec).items()}
-    for name in ("format_version", "spec", "n_rows", "alpha", "priority_floor"):
+    if state["format_version"] not in READABLE_VERSIONS:
+        raise ValueError(
+            f"{path} has format_version={state['format_version']}, this program reads "
+            f"{READABLE_VERSIONS}; resume with the program that saved it"
+        )
+    for name in ("spec", "scalars", "n_rows", "alpha", "priority_floor"):
         if state[name] != expected[name]:
             raise ValueError(
                 f"{path} was saved with {name}={state[name]}, this replay has {expected[name]}; "
@@ -180,40 +213,10 @@ def _plain(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _check_member(archive: zipfile.ZipFile, name: str, out: NDArray[np.generic]) -> None:
-    with archive.open(f"{name}.npy") as member:
-        shape, dtype = _read_header(member)
-    if shape != out.shape or dtype != out.dtype:
-        raise ValueError(f"{name} is {dtype} {shape}, expected {out.dtype} {out.shape}")
-
-
-def _read_member(archive: zipfile.ZipFile, name: str, out: NDArray[np.generic]) -> None:
-    with archive.open(f"{name}.npy") as member:
-        _read_header(member)
-        target = out.reshape(-1).view(np.uint8).data
-        n_read = 0
-        while n_read < len(target):
-            chunk = member.read(min(_CHUNK_BYTES, len(target) - n_read))
-            if not chunk:
-                raise EOFError(f"{name} ends after {n_read} of {len(target)} bytes")
-            target[n_read : n_read + len(chunk)] = chunk
-            n_read += len(chunk)
-        if member.read(1):  # also makes the archive compare its checksum
-            raise ValueError(f"{name} goes on after {n_read} bytes")
-
-
-def _read_header(member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
-    version = np.lib.format.read_magic(member)
-    if version != (1, 0):
-        raise ValueError(f"array format {version} is not supported, expected (1, 0)")
-    shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(member)
-    if is_fortran:
-        raise ValueError("column-major arrays are not supported")
-    return shape, dtype
-
-
-def _restore(replay: Replay, state: dict[str, Any], texts: dict[str, list[Any]]) -> None:
-    ring, sampler = replay.ring, replay.sampler
+def _restore(
+    replay: Replay, state: dict[str, Any], texts: dict[str, list[Any]], drawn: _Drawn
+) -> None:
+    ring = replay.ring
     ring.high_row, ring.head = state["high_row"], state["head"]
     for entry in state["live"]:
         entry["segment_id"] = tuple(entry["segment_id"])
@@ -225,15 +228,34 @@ def _restore(replay: Replay, state: dict[str, Any], texts: dict[str, list[Any]])
         options={text_id: tuple(row) for text_id, row in texts["options"]},
     )
     # Parents are a function of the leaves, so the trees come back bit for bit.
-    for tree in (sampler.tree, replay.text_tree):
-        tree.set_span(0, ring.high_row, tree.leaves[: ring.high_row].copy())
+    replay.text_sampler.tree.set_span(0, ring.high_row, drawn.text_weight)
+    replay.counters = Counters(**state["counters"])
+    sampler = replay.sampler
+    sampler.restore(drawn.priority, drawn.sample_weight)
+    sampler.n_stale = replay.counters.n_stale
     sampler.n_invalid = state["n_invalid_priorities"]
     sampler.highest = state["highest_priority"]
-    for actor, incarnation, sequence in state["evicted_sequence"]:
-        replay.evicted_sequence[actor, incarnation] = sequence
-    replay.counters = Counters(**state["counters"])
+    _restore_segments(replay, state, drawn)
     replay.rng.bit_generator.state = state["rng"]
-    replay.text_rng.bit_generator.state = state["text_rng"]
+    replay.text_sampler.rng.bit_generator.state = state["text_rng"]
+
+
+def _restore_segments(replay: Replay, state: dict[str, Any], drawn: _Drawn) -> None:
+    """Which segments are known, masked, and next to be refreshed."""
+    segments, staleness = replay.segments, replay.staleness
+    for actor, incarnation, sequence in state["evicted_sequence"]:
+        segments.evicted_sequence[actor, incarnation] = sequence
+    staleness.note(replay.counters.newest_version)
+    for stored in replay.ring.live:
+        segments.insert(stored)
+        if drawn.sample_weight[stored.start] == 0.0:
+            segments.mask(stored)
+            continue
+        version = replay.ring.read("weight_version", slice(stored.start, stored.start + 1))[0]
+        staleness.insert(Aged(int(version), stored.segment_id))
+    for entry in state["refresh_order"]:
+        segments.refresh_queue.remove(tuple(entry))
+        segments.refresh_queue.insert(tuple(entry))
 
 
 def _sync(file: IO[Any]) -> None:

@@ -2,18 +2,22 @@
 
 Memory is reserved at construction and touched only as it fills. A segment lies in consecutive
 rows, so adding is one memory copy per column; the end of the ring may stay unused for up to one
-segment. Every row has a generation that grows when its segment is evicted.
+segment. Every row has a generation that grows when its segment is evicted. Columns lie on the
+ring's device, the queue of segments and the ids of texts on the host.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
+from replay_service.placement import download, reserve, upload
 from replay_service.segment import GameSpec, Segment
 from replay_service.targets import (
     ENDING_OPEN,
@@ -24,6 +28,9 @@ from replay_service.targets import (
 from replay_service.text_pool import NO_TEXT, Text, TextPool
 
 SegmentId = tuple[int, int, int]
+ScalarType = Literal["float16", "float32"]
+
+HOST_COLUMNS = ("prompt", "options")  # ids of texts, which never leave the host
 
 _TREE_BYTES = 9  # 8 per leaf and the inner nodes' 8/15
 
@@ -38,18 +45,29 @@ class StoredSegment:
     n_trainable: int
     has_text: bool
 
+    @property
+    def rows(self) -> slice:
+        return slice(self.start, self.start + self.n_rows)
 
-def column_layout(spec: GameSpec) -> dict[str, tuple[str, tuple[int, ...]]]:
+    @property
+    def trainable(self) -> slice:
+        return slice(self.start, self.start + self.n_trainable)
+
+
+def column_layout(
+    spec: GameSpec, scalars: ScalarType = "float16"
+) -> dict[str, tuple[str, tuple[int, ...]]]:
     """dtype and shape of one row of every column; `legal` exists once a segment brings it."""
     return {
         "obs": (spec.obs_dtype, spec.obs_shape),
         "action": ("int16", ()),
         "reward": ("float32", ()),
-        "policy": ("float16", (spec.n_actions,)),
-        "root_value": ("float16", ()),
+        "policy": (scalars, (spec.n_actions,)),
+        "root_value": (scalars, ()),
         "end": ("int64", ()),
         "ending": ("int8", ()),
-        "weight_version": ("int64", ()),
+        "weight_version": ("int32", ()),
+        "target_version": ("int32", ()),
         "generation": ("int64", ()),
         "prompt": ("int32", ()),
         "options": ("int32", ()),
@@ -57,9 +75,9 @@ def column_layout(spec: GameSpec) -> dict[str, tuple[str, tuple[int, ...]]]:
     }
 
 
-def bytes_per_row(spec: GameSpec) -> int:
+def bytes_per_row(spec: GameSpec, scalars: ScalarType = "float16") -> int:
     """Ring memory per step: the columns, the priority, and the leaves of both sum trees."""
-    layout = column_layout(spec).values()
+    layout = column_layout(spec, scalars).values()
     n_bytes = sum(np.dtype(dtype).itemsize * int(np.prod(shape)) for dtype, shape in layout)
     return n_bytes + np.dtype(np.float32).itemsize + 2 * _TREE_BYTES
 
@@ -67,43 +85,67 @@ def bytes_per_row(spec: GameSpec) -> int:
 class SegmentRing:
     """Owned by one Replay, which tells the sampler what came and went; not thread-safe."""
 
-    def __init__(self, spec: GameSpec, n_rows: int, max_characters: int) -> None:
+    def __init__(
+        self,
+        spec: GameSpec,
+        n_rows: int,
+        max_characters: int,
+        *,
+        scalars: ScalarType = "float16",
+        device: torch.device | str = "cpu",
+    ) -> None:
         self.spec = spec
         self.n_rows = n_rows
         self.max_characters = max_characters
+        self.device = torch.device(device)
+        self.layout = column_layout(spec, scalars)
         self.live: deque[StoredSegment] = deque()
         self.n_rows_used = 0
         self.head = 0  # row where the next segment goes if it fits before the end
         self.high_row = 0  # rows from here on were never written
         self.prompts: TextPool[str] = TextPool()
         self.options: TextPool[tuple[str, ...]] = TextPool()
-        self.arrays: dict[str, NDArray[np.generic]] = {}
-        for name in column_layout(spec):
+        self.tensors: dict[str, Tensor] = {}
+        self.arrays: dict[str, NDArray[np.generic]] = {}  # views of the tensors that the host holds
+        for name in self.layout:
             if name != "legal":
                 self.allocate(name)
 
     def allocate(self, name: str) -> None:
-        """Reserve one column; generations start at 0, the rest is written before it is read."""
-        dtype, shape = column_layout(self.spec)[name]
-        make = np.zeros if name == "generation" else np.empty
-        self.arrays[name] = make((self.n_rows, *shape), dtype=dtype)
+        """Reserve one column of zeros."""
+        dtype, shape = self.layout[name]
+        device = torch.device("cpu") if name in HOST_COLUMNS else self.device
+        tensor = self.tensors[name] = reserve((self.n_rows, *shape), dtype, device)
+        if device.type == "cpu":
+            self.arrays[name] = tensor.numpy()
         self._columns: Columns | None = None
 
     @property
     def columns(self) -> Columns:
-        """The columns as tensors that share the ring's memory."""
+        """The columns that batches are built from."""
         if self._columns is None:
-            tensors = {
-                name: torch.from_numpy(self.arrays[name])
-                for name in Columns.__dataclass_fields__
-                if name in self.arrays
-            }
-            self._columns = Columns(legal=tensors.pop("legal", None), **tensors)
+            legal = self.tensors.get("legal")
+            names = (name for name in Columns.__dataclass_fields__ if name != "legal")
+            self._columns = Columns(legal=legal, **{name: self.tensors[name] for name in names})
         return self._columns
 
     @property
-    def generation(self) -> NDArray[np.int64]:
-        return self.arrays["generation"].view(np.int64)
+    def generation(self) -> Tensor:
+        """[n_rows] int64."""
+        return self.tensors["generation"]
+
+    def write(self, name: str, rows: slice, values: ArrayLike) -> None:
+        """Set rows of one column; does not wait for the device."""
+        if name in self.arrays:
+            self.arrays[name][rows] = values
+        elif isinstance(values, bool | int | float):
+            self.tensors[name][rows].fill_(values)
+        else:
+            self.tensors[name][rows].copy_(upload(values, self.device), non_blocking=True)
+
+    def read(self, name: str, rows: slice) -> NDArray[np.generic]:
+        """A copy of rows of one column for the host; waits for the device."""
+        return np.array(download(self.tensors[name][rows]))
 
     @property
     def n_characters(self) -> int:
@@ -121,6 +163,23 @@ class SegmentRing:
                 f"segment {segment.header.segment_id} brings {segment.n_characters} characters "
                 f"of text, the replay holds {self.max_characters}; raise replay.text_mb"
             )
+
+    def reason_to_reject(self, segment: Segment) -> str | None:
+        """What is wrong with a segment that came in, or None."""
+        name = f"segment {segment.header.segment_id}"
+        try:
+            segment.validate(self.spec)
+        except ValueError as error:
+            return f"{name}: {error}"
+        if not segment.verify():
+            return f"{name}: content does not match its checksum"
+        scalars, highest = self.layout["root_value"][0], float(np.abs(segment.root_value).max())
+        if highest > float(np.finfo(scalars).max):
+            return (
+                f"{name}: root_value reaches {highest:g}, beyond {scalars}; set replay.scalars to "
+                "float32 or scale rewards down"
+            )
+        return None
 
     def room_for(self, segment: Segment) -> StoredSegment | None:
         """The live segment to evict next so that `segment` fits, or None when it does fit now."""
@@ -142,8 +201,8 @@ class SegmentRing:
     def evict_oldest(self) -> StoredSegment:
         """Drop the oldest segment and outdate the handles of its rows."""
         stored = self.live.popleft()
-        rows = slice(stored.start, stored.start + stored.n_rows)
-        self.generation[rows] += 1
+        rows = stored.rows
+        self.generation[rows].add_(1)
         self.n_rows_used -= stored.n_rows
         if stored.has_text:
             for pool, name in ((self.prompts, "prompt"), (self.options, "options")):
@@ -156,21 +215,21 @@ class SegmentRing:
         n_steps, n_rows = len(segment), segment.n_frames
         rows = slice(self.head, self.head + n_rows)
         assert rows.stop <= self.n_rows, (self.head, n_rows, self.n_rows)
-        if segment.legal is not None and "legal" not in self.arrays:
+        if segment.legal is not None and "legal" not in self.tensors:
             self.allocate("legal")
-            self.arrays["legal"][: self.high_row] = True
-        self.arrays["obs"][rows] = segment.obs
+            self.write("legal", slice(0, self.high_row), True)
+        steps, tail = slice(self.head, self.head + n_steps), slice(self.head + n_steps, rows.stop)
+        self.write("obs", rows, segment.obs)
         for name in ("action", "reward", "policy", "root_value"):
-            column = self.arrays[name][rows]
-            column[:n_steps] = getattr(segment, name)
-            column[n_steps:] = 0
-        if "legal" in self.arrays:
-            legal = self.arrays["legal"][rows]
-            legal[:n_steps] = True if segment.legal is None else segment.legal
-            legal[n_steps:] = True
-        self.arrays["end"][rows] = self.head + n_steps
-        self.arrays["ending"][rows] = _ending_of(segment)
-        self.arrays["weight_version"][rows] = segment.header.weight_version_min
+            self.write(name, steps, getattr(segment, name))
+            self.write(name, tail, 0)
+        if "legal" in self.tensors:
+            self.write("legal", steps, True if segment.legal is None else segment.legal)
+            self.write("legal", tail, True)
+        self.write("end", rows, steps.stop)
+        self.write("ending", rows, _ending_of(segment))
+        for name in ("weight_version", "target_version"):
+            self.write(name, rows, segment.header.weight_version_min)
         self._append_text(segment, rows)
         stored = StoredSegment(
             segment_id=segment.header.segment_id,
@@ -206,9 +265,8 @@ class SegmentRing:
         """Intern the texts that the rows of live segments refer to by the given ids."""
         for stored in self.live:
             if stored.has_text:
-                rows = slice(stored.start, stored.start + stored.n_rows)
-                _intern(self.arrays["prompt"][rows], prompts, self.prompts)
-                _intern(self.arrays["options"][rows], options, self.options)
+                _intern(self.arrays["prompt"][stored.rows], prompts, self.prompts)
+                _intern(self.arrays["options"][stored.rows], options, self.options)
 
 
 def _intern(ids: NDArray[np.generic], texts: dict[int, Text], pool: TextPool[Text]) -> None:

@@ -7,11 +7,17 @@ it runs on whichever device the columns live on. Cost: the gather of the observa
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from replay_service.placement import download
+
+# Positions in a ring: on the host, or on the device that draws them and never shows them the host.
+Indices: TypeAlias = "NDArray[np.int64] | Tensor"
 
 ENDING_OPEN = 0  # the data stops here, the episode goes on (or its rest was lost)
 ENDING_TERMINATED = 1
@@ -44,15 +50,48 @@ class TargetConfig:
 class Handles:
     """Where the priorities of a batch go back to.
 
-    slot, generation: [B] int64; a slot whose generation moved on holds another position now.
+    slot, generation: [B] int64; a slot whose generation moved on holds another position now. Of a
+                      replay on a GPU they are tensors there; pickled, they are numpy arrays.
     """
 
     shard: int
-    slot: NDArray[np.int64]
-    generation: NDArray[np.int64]
+    slot: Indices
+    generation: Indices
 
     def __len__(self) -> int:
         return len(self.slot)
+
+    def check(self, shard: int, n_slots: int) -> None:
+        """ValueError unless these are slots of shard `shard`, which has `n_slots`."""
+        slot = self.slot
+        if slot.shape != self.generation.shape:
+            raise ValueError(
+                f"handles have slots of shape {tuple(slot.shape)} and generations of shape "
+                f"{tuple(self.generation.shape)}; expected the same [B]"
+            )
+        if self.shard != shard:
+            raise ValueError(
+                f"handles belong to shard {self.shard}, this is {shard}; send them to the shard "
+                "that the positions came from"
+            )
+        # Slots that are tensors are not looked at here: that would wait for their device.
+        if not isinstance(slot, np.ndarray) or len(slot) == 0:
+            return
+        if not 0 <= slot.min() <= slot.max() < n_slots:
+            raise ValueError(f"slot must lie in 0..{n_slots - 1}, got {slot}")
+
+    def on_host(self) -> Handles:
+        """The same as numpy arrays; waits for the device if they are not."""
+        if isinstance(self.slot, np.ndarray) and isinstance(self.generation, np.ndarray):
+            return self
+        slot, generation = (
+            download(column).astype(np.int64, copy=False) for column in (self.slot, self.generation)
+        )
+        return Handles(self.shard, slot, generation)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        held = self.on_host()
+        return Handles, (held.shard, held.slot, held.generation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +133,7 @@ class Batch:
         return len(self.obs)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
-        """The batch with its tensors on `device`; the handles stay numpy arrays."""
+        """The batch with its tensors on `device`; the handles stay where they are."""
         moved = {
             name: value.to(device, non_blocking=non_blocking)
             for name, value in self._tensors().items()
@@ -142,10 +181,13 @@ class Columns:
     The F rows from start+T on hold the rest of the frames and neutral scalars: action, reward,
     policy and root_value 0, every action legal.
 
-    obs: [R, *obs_shape]; action: [R] int16; reward: [R] float32; policy: [R, A] float16
-    root_value: [R] float16; legal: [R, A] bool or None
+    obs: [R, *obs_shape]; action: [R] int16; reward: [R] float32; legal: [R, A] bool or None
+    policy: [R, A], root_value: [R], both float16 or, by `replay.scalars`, float32
     end: [R] int64, start + T of the row's segment; ending: [R] int8, how it ends (ENDING_*)
-    weight_version: [R] int64
+    weight_version: [R] int32, oldest version that played the row's segment
+    target_version: [R] int32, version that policy and root_value were searched with: the one that
+                    played, until a patch brings newer ones
+    generation: [R] int64, grows when the row's segment is evicted
     """
 
     obs: Tensor
@@ -156,13 +198,34 @@ class Columns:
     end: Tensor
     ending: Tensor
     weight_version: Tensor
+    target_version: Tensor
+    generation: Tensor
     legal: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """Where the steps of a batch lie, P = H + n positions a window.
+
+    rows:   [B] int64, where the windows start
+    wanted: [B, P] int64, rows of the steps, which may run beyond the end of their segment
+    held:   [B, P] int64, the same with the end's row, whose scalars are neutral, beyond it
+    end, terminated: [B, 1], of the segment
+    """
+
+    rows: Tensor
+    wanted: Tensor
+    held: Tensor
+    end: Tensor
+    terminated: Tensor
 
 
 class WindowBuilder:
     """Builds batches from columns; owned by one Replay, holds only constants."""
 
-    def __init__(self, config: TargetConfig, frame_stack: int, device: str = "cpu") -> None:
+    def __init__(
+        self, config: TargetConfig, frame_stack: int, device: torch.device | str = "cpu"
+    ) -> None:
         self.config = config
         self._frame_stack = frame_stack
         self._steps = torch.arange(config.context_steps, device=device)
@@ -171,43 +234,54 @@ class WindowBuilder:
         powers = config.discount ** np.arange(config.n_step + 1, dtype=np.float64)
         self._powers = torch.from_numpy(powers.astype(np.float32)).to(device)
 
+    def locate(self, columns: Columns, rows: Tensor) -> Windows:
+        """The windows that start at `rows` [B] int64."""
+        end = columns.end.index_select(0, rows).unsqueeze(1)
+        terminated = (columns.ending.index_select(0, rows) == ENDING_TERMINATED).unsqueeze(1)
+        wanted = rows.unsqueeze(1) + self._steps
+        return Windows(rows, wanted, torch.minimum(wanted, end), end, terminated)
+
+    def gather(self, columns: Columns, windows: Windows) -> Tensor:
+        """The observations, [B, P, *stacked_shape]."""
+        return self._gather_obs(columns.obs, windows.held)
+
     def build(
         self,
         columns: Columns,
-        rows: Tensor,
+        windows: Windows,
+        obs: Tensor,
         filler_action: Tensor,
         *,
         importance: Tensor,
         handles: Handles,
     ) -> Batch:
-        """Windows from `rows` [B] int64 on; `filler_action` [B, H+n-1] int64 goes beyond ends."""
+        """All the rest; `filler_action` [B, H+n-1] int64 goes beyond ends."""
         n_unroll, n_step = self.config.unroll_steps, self.config.n_step
-        end = columns.end.index_select(0, rows).unsqueeze(1)
-        terminated = (columns.ending.index_select(0, rows) == ENDING_TERMINATED).unsqueeze(1)
-        wanted = rows.unsqueeze(1) + self._steps  # [B, H+n], may run beyond the end
-        held = torch.minimum(wanted, end)  # the end row's scalars are neutral
+        wanted, held, end = windows.wanted, windows.held, windows.end
         is_step = wanted < end
 
         flat_steps = held[:, :-1].reshape(-1)
         action = columns.action.index_select(0, flat_steps).view_as(filler_action).long()
         reward = columns.reward.index_select(0, flat_steps).view_as(filler_action)
         unroll = held[:, :n_unroll].reshape(-1)
-        shape = (len(rows), n_unroll)
+        shape = (len(held), n_unroll)
         legal = columns.legal
         n_ahead = (end - wanted[:, :n_unroll]).clamp(0, n_step)
-        met_terminal = terminated & (wanted[:, :n_unroll] + n_step >= end)
+        power = self._powers.index_select(0, n_ahead.view(-1)).view(shape)
+        met_terminal = windows.terminated & (wanted[:, :n_unroll] + n_step >= end)
         return Batch(
-            obs=self._gather_obs(columns.obs, held),
+            obs=obs,
             action=torch.where(is_step[:, :-1], action, filler_action),
             reward=reward[:, :n_unroll].contiguous(),
-            n_step_return=reward.unfold(1, n_step, 1) @ self._powers[:n_step],
-            bootstrap_discount=self._powers[n_ahead].masked_fill_(met_terminal, 0.0),
+            # Not a matrix product: a GPU may be set to round its factors to ten bits.
+            n_step_return=(reward.unfold(1, n_step, 1) * self._powers[:n_step]).sum(-1),
+            bootstrap_discount=power.masked_fill_(met_terminal, 0.0),
             bootstrap_index=self._steps[:n_unroll] + n_ahead,
             policy=columns.policy.index_select(0, unroll).float().view(*shape, -1),
             root_value=columns.root_value.index_select(0, unroll).float().view(shape),
-            valid=is_step[:, :n_unroll] | terminated,
+            valid=is_step[:, :n_unroll] | windows.terminated,
             importance=importance,
-            weight_version=columns.weight_version.index_select(0, rows),
+            weight_version=columns.weight_version.index_select(0, windows.rows).long(),
             handles=handles,
             legal=None if legal is None else legal.index_select(0, unroll).view(*shape, -1),
         )

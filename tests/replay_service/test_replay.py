@@ -13,6 +13,7 @@ from replay_service import (
     Replay,
     ReplayConfig,
     TargetConfig,
+    array_file,
     check_capacity,
 )
 from replay_service.storage import bytes_per_row
@@ -23,7 +24,8 @@ TARGETS = TargetConfig(unroll_steps=3, n_step=2)
 @pytest.fixture
 def make_replay(vector_spec):
     def make(n_rows: int = 100, seed: int = 0, spec=vector_spec, **settings) -> Replay:
-        capacity_mb = (n_rows + 0.5) * bytes_per_row(spec) / 1e6
+        row_bytes = bytes_per_row(spec, settings.get("scalars", "float16"))
+        capacity_mb = (n_rows + 0.5) * row_bytes / 1e6
         settings = {"min_positions": 1, "beta_steps": 10} | settings
         return Replay(ReplayConfig(capacity_mb=capacity_mb, **settings), TARGETS, spec, seed)
 
@@ -81,7 +83,7 @@ def test_update_refuses_what_does_not_belong(make_replay, make_segment, vector_s
     handles = replay.sample(4).handles
     with pytest.raises(ValueError, match=r"shape \(3,\)"):
         replay.update_priorities(handles, np.ones(3))
-    context = Handles(0, np.array([20]), replay.ring.generation[[20]])
+    context = Handles(0, np.array([20]), replay.ring.generation[[20]].numpy())
     assert replay.update_priorities(context, np.ones(1)) == 0, "no sample starts there"
     assert replay.stats()["replay_stale_total"] == 1
     with pytest.raises(ValueError, match="shard 2, this is 0"):
@@ -201,7 +203,7 @@ def assert_same_future(left: Replay, right: Replay, make_segment) -> None:
         segment.priority[:2] = np.nan  # replaced by the highest seen, which must be restored too
         assert left.add([segment]) == right.add([segment])
     # Times, and lags of what this object sampled since it was made.
-    measured = ("replay_sample_ms", "replay_lag_")
+    measured = ("replay_lag_", *(f"replay_{n}_ms" for n in ("sample", "draw", "gather", "targets")))
     ours, theirs = left.stats(), right.stats()
     assert {k: v for k, v in ours.items() if not k.startswith(measured)} == {
         k: v for k, v in theirs.items() if not k.startswith(measured)
@@ -225,6 +227,85 @@ def test_load_continues_exactly(make_replay, make_segment, vector_spec, tmp_path
     assert restored.add([make_segment(vector_spec, 8, sequence=1)]).n_duplicates == 1
     replay.add([make_segment(vector_spec, 8, sequence=1)])
     assert_same_future(replay, restored, make_segment)
+
+
+def as_version_1(folder) -> None:
+    """Rewrite a snapshot as the first format had it."""
+    with np.load(folder / "replay.npz") as saved:
+        arrays = dict(saved)
+    del arrays["target_version"]
+    arrays["weight_version"] = arrays["weight_version"].astype(np.int64)
+    np.savez(folder / "replay.npz", **arrays)
+    state = json.loads((folder / "replay.json").read_text())
+    state["format_version"] = 1
+    for name in ("scalars", "refresh_order"):
+        del state[name]
+    for name in ("n_patched", "n_patch_stale", "n_patch_invalid"):
+        del state["counters"][name]
+    (folder / "replay.json").write_text(json.dumps(state))
+
+
+def test_a_snapshot_of_the_first_format_is_read(make_replay, make_segment, vector_spec, tmp_path):
+    replay = make_replay()
+    replay.add([make_segment(vector_spec, 8, sequence=i, with_text=True) for i in range(15)])
+    replay.save(tmp_path)
+    as_version_1(tmp_path)
+    restored = make_replay(seed=99)
+    restored.load(tmp_path)
+    rows = slice(0, restored.ring.high_row)
+    played = restored.ring.read("weight_version", rows)
+    np.testing.assert_array_equal(restored.ring.read("target_version", rows), played)
+    assert restored.least_refreshed(1)[0].segment_id == replay.ring.live[0].segment_id
+    assert_same_future(replay, restored, make_segment)
+
+
+def test_a_snapshot_of_other_scalars_or_of_the_future_is_refused(
+    make_replay, make_segment, vector_spec, tmp_path
+):
+    make_replay().save(tmp_path)
+    with pytest.raises(ValueError, match="saved with scalars=float16, this replay has float32"):
+        make_replay(scalars="float32").load(tmp_path)
+    state = json.loads((tmp_path / "replay.json").read_text())
+    (tmp_path / "replay.json").write_text(json.dumps(state | {"format_version": 3}))
+    with pytest.raises(ValueError, match=r"format_version=3, this program reads \(1, 2\)"):
+        make_replay().load(tmp_path)
+
+
+def test_large_snapshots_are_moved_in_pieces(
+    make_replay, make_segment, vector_spec, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(array_file, "_CHUNK_BYTES", 50)
+    replay = make_replay()
+    replay.add([make_segment(vector_spec, 9, sequence=i, with_text=True) for i in range(5)])
+    replay.save(tmp_path)
+    with np.load(tmp_path / "replay.npz") as saved:
+        np.testing.assert_array_equal(saved["obs"], replay.ring.arrays["obs"][: len(saved["obs"])])
+    restored = make_replay(seed=1)
+    restored.load(tmp_path)
+    assert_same_future(replay, restored, make_segment)
+
+
+@pytest.mark.parametrize("engine", ["numba", "torch"])
+@pytest.mark.parametrize("scalars", ["float16", "float32"])
+def test_scalars_are_stored_as_precisely_as_asked(
+    make_replay, make_segment, vector_spec, engine, scalars
+):
+    replay = make_replay(engine=engine, scalars=scalars)
+    segment = make_segment(vector_spec, 20)
+    policy = np.random.default_rng(0).dirichlet(np.ones(2), 20).astype(np.float32)
+    value = (np.arange(20) * 10_000.3).astype(np.float32)
+    precise = dataclasses.replace(segment, policy=policy, root_value=value)
+    report = replay.add([precise])
+    if scalars == "float16":
+        assert "root_value reaches 190006, beyond float16; set replay.scalars" in report.reasons[0]
+        precise = dataclasses.replace(precise, root_value=value / 100)
+        replay.add([precise])
+    batch = replay.sample(16)
+    start = batch.handles.on_host().slot
+    stored = precise.policy.astype(scalars).astype(np.float32)
+    np.testing.assert_array_equal(batch.policy[:, 0].numpy(), stored[start])
+    stored = precise.root_value.astype(scalars).astype(np.float32)
+    np.testing.assert_array_equal(batch.root_value[:, 0].numpy(), stored[start])
 
 
 def test_an_empty_replay_can_be_saved_and_loaded(make_replay, tmp_path):

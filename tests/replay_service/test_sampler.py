@@ -1,11 +1,20 @@
-"""The sum tree and the prioritized sampler against exact oracles."""
+"""The sum tree and the prioritized samplers of both engines against exact oracles."""
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from replay_service import Handles
 from replay_service.sampler import FAN_OUT, PrioritySampler, SumTree
+from replay_service.torch_sampler import TorchSampler
+
+ENGINES = {"numba": PrioritySampler, "torch": TorchSampler}
+
+
+def leaves_of(sampler) -> np.ndarray:
+    return np.asarray(sampler.columns(sampler.tree.n_slots)[1])
 
 
 def assert_counts_follow(counts: np.ndarray, share: np.ndarray) -> None:
@@ -102,63 +111,139 @@ def test_float64_tells_ten_million_neighbours_apart():
     assert tree.total == n_slots + 0.5
 
 
-def test_distribution_after_updates_removals_and_reuse():
-    rng = np.random.default_rng(5)
-    sampler = PrioritySampler(600, alpha=0.7, floor=1e-3)
-    oracle = np.zeros(600)
+class Oracle:
+    """Priorities as a plain array, beside the sampler that is tested."""
 
-    def insert(start: int, priority: np.ndarray) -> None:
-        sampler.insert(start, priority.astype(np.float32))
-        oracle[start : start + len(priority)] = priority.astype(np.float32)
+    def __init__(self, sampler, n_slots: int, alpha: float, floor: float) -> None:
+        self.sampler, self.alpha, self.floor = sampler, alpha, floor
+        self.priority = np.full(n_slots, -1.0, dtype=np.float32)  # -1: not drawable
 
-    insert(0, rng.random(400) + 0.1)
-    insert(400, rng.random(150) + 0.1)
-    sampler.remove(0, 130)
-    oracle[:130] = 0
-    slots = rng.choice(np.arange(130, 550), 200, replace=False)
-    fresh = (rng.random(200) * 3 + 0.05).astype(np.float32)
-    assert sampler.update(slots, fresh) == 200
-    oracle[slots] = fresh
-    insert(20, rng.random(60) + 0.2)
+    def insert(self, start: int, priority: np.ndarray) -> None:
+        fresh = priority.astype(np.float32)
+        self.sampler.insert(start, fresh)
+        self.priority[start : start + len(fresh)] = fresh
 
-    share = oracle**0.7
-    share /= share.sum()
-    n_positions = int((oracle > 0).sum())
-    counts = np.zeros(600)
-    for _ in range(400):
-        slots, importance = sampler.draw(64, n_positions, 0.5, rng)
-        counts += np.bincount(slots, minlength=600)
-        exact = (n_positions * share[slots]) ** -0.5
+    def remove(self, start: int, stop: int) -> None:
+        self.sampler.remove(start, stop)
+        self.priority[start:stop] = -1.0
+
+    def update(self, slots: np.ndarray, priority: np.ndarray, generation: torch.Tensor) -> None:
+        handles = Handles(0, slots, generation.numpy()[slots])
+        self.sampler.write_back(handles, priority, generation)
+        is_live = self.priority[slots] >= 0
+        self.priority[slots[is_live]] = priority[is_live].astype(np.float32)
+
+    @property
+    def weights(self) -> np.ndarray:
+        raised = np.maximum(self.priority.astype(np.float64), self.floor) ** self.alpha
+        return np.where(self.priority >= 0, raised, 0.0)
+
+
+@pytest.mark.parametrize("n_slots", [1_000, 10_000, 100_000, 1_000_000])
+@pytest.mark.parametrize("share_live", [1.0, 0.02])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_distribution_after_updates_evictions_and_reuse(engine, n_slots, share_live):
+    """Chi-square and Kullback-Leibler distance over up to 500 cells of slots, alike in mass.
+
+    Twice the number of draws times the distance follows chi-square too, hence the same bound.
+    """
+    rng = np.random.default_rng([n_slots, int(100 * share_live)])
+    sampler = ENGINES[engine](n_slots, alpha=0.7, floor=1e-3)
+    oracle = Oracle(sampler, n_slots, 0.7, 1e-3)
+    generation = torch.zeros(n_slots, dtype=torch.int64)
+    span = n_slots // 50
+    starts = range(0, n_slots, span) if share_live == 1.0 else [0, 30 * span, 49 * span]
+    for start in starts:
+        oracle.insert(start, rng.random(max(int(span * share_live), 7)) + 0.1)
+    oracle.remove(0, span // 3)
+    oracle.insert(span // 10, rng.random(span // 10) + 0.2)
+    for _ in range(4):
+        slots = rng.choice(n_slots, n_slots // 10, replace=False)
+        oracle.update(slots, rng.random(len(slots)) * 3 + 0.05, generation)
+    weights = oracle.weights
+    np.testing.assert_allclose(leaves_of(sampler), weights, rtol=1e-12)
+
+    share, n_live = weights / weights.sum(), int((weights > 0).sum())
+    counts = np.zeros(n_slots, dtype=np.int64)
+    for _ in range(80):
+        slots, importance = map(np.asarray, sampler.draw(256, n_live, 0.5, rng))
+        counts += np.bincount(slots, minlength=n_slots)
+        exact = (n_live * share[slots]) ** -0.5
         np.testing.assert_allclose(importance, exact / exact.max(), rtol=1e-5)
-    assert_counts_follow(counts, share)
+    assert counts[weights == 0].sum() == 0
+    n_cells, shuffled = min(n_live // 4, 500), rng.permutation(n_slots)
+    cells = np.empty(n_slots, dtype=np.int64)
+    cells[shuffled] = np.minimum(np.cumsum(share[shuffled]) * n_cells, n_cells - 1)
+    counts, share = np.bincount(cells, counts), np.bincount(cells, share)
+    assert_counts_follow(counts[share > 0], share[share > 0])
+    found = counts[counts > 0] / counts.sum()
+    distance = float((found * np.log(found / share[counts > 0])).sum())
+    assert 2 * counts.sum() * distance < len(share) + 6 * np.sqrt(2 * len(share))
 
 
-def test_uniform_mode_ignores_priorities():
+@pytest.mark.parametrize("engine", ENGINES)
+def test_uniform_mode_ignores_priorities(engine):
     rng = np.random.default_rng(6)
-    sampler = PrioritySampler(50, alpha=0.0, floor=1e-3)
+    sampler = ENGINES[engine](50, alpha=0.0, floor=1e-3)
     sampler.insert(0, np.geomspace(1e-4, 1e4, 40).astype(np.float32))
-    slots, importance = sampler.draw(4_000, 40, 1.0, rng)
+    slots, importance = map(np.asarray, sampler.draw(4_000, 40, 1.0, rng))
     share = np.repeat([1 / 40, 0.0], [40, 10])
     assert_counts_follow(np.bincount(slots, minlength=50), share)
     assert (importance == 1.0).all()
 
 
-def test_invalid_priorities_are_counted_and_replaced():
-    sampler = PrioritySampler(8, alpha=1.0, floor=0.5)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_invalid_priorities_are_counted_and_replaced(engine):
+    sampler = ENGINES[engine](8, alpha=1.0, floor=0.5)
     sampler.insert(0, np.array([2.0, np.nan, -1.0, np.inf, 0.0], dtype=np.float32))
     assert sampler.n_invalid == 3
-    assert sampler.tree.leaves.tolist() == [2.0, 2.0, 2.0, 2.0, 0.5, 0.0, 0.0, 0.0]
-    applied = sampler.update(
-        np.array([0, 1, 2, 3]), np.array([np.nan, 4.0, -0.5, np.inf], dtype=np.float32)
-    )
-    assert applied == 1 and sampler.n_invalid == 6
-    assert sampler.tree.leaves.tolist()[:4] == [2.0, 4.0, 2.0, 2.0]
+    assert leaves_of(sampler).tolist() == [2.0, 2.0, 2.0, 2.0, 0.5, 0.0, 0.0, 0.0]
+    generation = torch.zeros(8, dtype=torch.int64)
+    handles = Handles(0, np.array([0, 1, 2, 3]), np.zeros(4, dtype=np.int64))
+    sampler.write_back(handles, np.array([np.nan, 4.0, -0.5, 1e300]), generation)
+    assert sampler.n_invalid == 6 and sampler.n_stale == 0
+    assert leaves_of(sampler).tolist()[:4] == [2.0, 4.0, 2.0, 2.0]
     sampler.insert(6, np.array([np.nan], dtype=np.float32))
-    assert sampler.tree.leaves[6] == 4.0, "the highest valid priority seen, updates included"
+    assert leaves_of(sampler)[6] == 4.0, "the highest valid priority seen, updates included"
+    assert sampler.highest == 4.0
 
 
-def test_a_position_of_priority_zero_is_not_starved():
-    sampler = PrioritySampler(100, alpha=0.6, floor=1e-3)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_late_priorities_are_counted_and_change_nothing(engine):
+    """Slots of an older generation, slots that are not drawable; invalid ones of those too."""
+    sampler = ENGINES[engine](8, alpha=1.0, floor=0.5)
+    sampler.insert(0, np.arange(1, 6, dtype=np.float32))
+    sampler.remove(4, 5)
+    generation = torch.tensor([0, 1, 0, 0, 0, 0, 0, 0])
+    handles = Handles(0, np.array([0, 1, 1, 2, 4, 7]), np.zeros(6, dtype=np.int64))
+    priority = np.array([9.0, 9.0, np.nan, 8.0, 9.0, np.inf])
+    sampler.write_back(handles, priority, generation)
+    assert (sampler.n_stale, sampler.n_invalid) == (4, 0)
+    assert leaves_of(sampler).tolist() == [9.0, 2.0, 8.0, 4.0, 0.0, 0.0, 0.0, 0.0]
+    assert sampler.total == 23.0
+
+
+def test_handles_on_the_device_may_name_slots_that_do_not_exist():
+    """To refuse them would take a look at them, for which the host would have to wait."""
+    sampler = TorchSampler(8, alpha=1.0, floor=0.5)
+    sampler.insert(0, np.ones(8, dtype=np.float32))
+    handles = Handles(0, torch.tensor([-1, 8, 5]), torch.zeros(3, dtype=torch.int64))
+    sampler.write_back(handles, torch.full((3,), 7.0), torch.zeros(8, dtype=torch.int64))
+    assert sampler.n_stale == 2 and sampler.total == 14.0
+
+
+def test_of_a_slot_that_repeats_priority_and_weight_agree():
+    sampler = TorchSampler(8, alpha=0.5, floor=0.5)
+    sampler.insert(0, np.ones(8, dtype=np.float32))
+    handles = Handles(0, np.array([3, 3, 3]), np.zeros(3, dtype=np.int64))
+    sampler.write_back(handles, np.array([4.0, 9.0, 16.0]), torch.zeros(8, dtype=torch.int64))
+    priority, weights = sampler.columns(8)
+    assert weights[3] == priority[3] ** 0.5 and float(priority[3]) in (4.0, 9.0, 16.0)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_position_of_priority_zero_is_not_starved(engine):
+    sampler = ENGINES[engine](100, alpha=0.6, floor=1e-3)
     sampler.insert(0, np.repeat([1.0, 0.0], [50, 50]).astype(np.float32))
     slots, _ = sampler.draw(20_000, 100, 0.4, np.random.default_rng(0))
     assert set(slots.tolist()) == set(range(100))

@@ -4,12 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replay_service import Replay, ReplayConfig, TargetConfig
-from replay_service.staleness import N_BUCKETS, Staleness
 from replay_service.storage import bytes_per_row
+from replay_service.tally import N_BUCKETS, SampledRows, SampleTally
 
 TARGETS = TargetConfig(unroll_steps=1, n_step=1)
 
@@ -102,17 +103,29 @@ def test_positions_are_those_that_are_young_enough(vector_spec, make_segment, ar
         assert int(np.count_nonzero(replay.sampler.tree.leaves)) == sum(young)
 
 
+def test_whoever_asks_for_batches_may_know_of_newer_weights(vector_spec, make_segment):
+    replay = make_replay(vector_spec, max_weight_lag=10, min_positions=1)
+    for sequence, version in enumerate((0, 8)):
+        replay.add([played_with(make_segment(vector_spec, 4, sequence=sequence), version)])
+    assert replay.stats()["replay_lag_max"] == 0
+    assert set(replay.sample(64, newest_version=6).weight_version.tolist()) == {0, 8}
+    assert replay.stats()["replay_lag_max"] == 8, "versions only grow"
+    assert set(replay.sample(64, newest_version=14).weight_version.tolist()) == {8}
+    stats = replay.stats()
+    assert stats["replay_too_old_masked_total"] == 4
+    assert stats["replay_lag_upto_8"] == 64
+
+
 def test_lags_fall_into_buckets_by_powers_of_two():
-    staleness = Staleness(max_lag=0)
-    staleness.newest = 100_000
-    lags = np.array([-5, 0, 1, 2, 3, 4, 5, 8, 9, 1 << 14, 1 << 15])
-    staleness.count(staleness.newest - lags)
-    stats = staleness.stats()
+    tally, newest = SampleTally(), 100_000
+    lags = torch.tensor([-5, 0, 1, 2, 3, 4, 5, 8, 9, 1 << 14, 1 << 15])
+    tally.count(SampledRows(torch.arange(len(lags)), newest - lags, newest - lags, newest))
+    stats = tally.stats()
     counts = [stats[f"replay_lag_upto_{1 << power}"] for power in range(N_BUCKETS - 1)]
     assert counts[:5] == [3, 1, 2, 2, 1] and counts[14] == 1
     assert stats["replay_lag_beyond"] == 1 and stats["replay_lag_max"] == 1 << 15
     assert stats["replay_lag_p50"] == 4
-    assert staleness.stats()["replay_lag_upto_1"] == 0
+    assert tally.stats()["replay_lag_upto_1"] == 0
 
 
 def test_a_negative_limit_is_refused():

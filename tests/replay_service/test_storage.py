@@ -30,7 +30,7 @@ def make_replay(spec: GameSpec, n_rows: int, text_mb: float = 1.0) -> Replay:
 def test_oldest_segments_go_and_the_rest_stays_whole(make_segment, n_rows, frame_stack, lengths):
     spec = GameSpec((2,), "float32", n_actions=3, frame_stack=frame_stack)
     replay = make_replay(spec, n_rows)
-    segments, last_generation = {}, replay.ring.generation.copy()
+    segments, last_generation = {}, replay.ring.generation.clone()
     for sequence, n_steps in enumerate(lengths):
         segment = make_segment(spec, n_steps, sequence=sequence, n_trainable=1 + n_steps // 2)
         segments[sequence] = segment
@@ -56,7 +56,7 @@ def test_oldest_segments_go_and_the_rest_stays_whole(make_segment, n_rows, frame
         assert taken.sum() == replay.ring.n_rows_used
         assert replay.n_positions == drawable.sum()
         np.testing.assert_array_equal(replay.sampler.tree.leaves > 0, drawable)
-        generation = replay.ring.generation.copy()
+        generation = replay.ring.generation.clone()
         assert (generation >= last_generation).all()
         last_generation = generation
     # Room is not wasted: what was evicted last could not have stayed.
@@ -109,10 +109,34 @@ def test_text_is_bounded_by_its_own_limit(make_segment, vector_spec):
     assert replay.ring.n_rows_used < 200 and replay.n_positions > 8
 
 
-def test_ring_memory_stays_within_the_configured_bytes(image_spec):
-    replay = Replay(ReplayConfig(capacity_mb=3), TargetConfig(), image_spec, seed=0)
+@pytest.mark.parametrize("engine", ["numba", "torch"])
+@pytest.mark.parametrize("scalars", ["float16", "float32"])
+def test_ring_memory_stays_within_the_configured_bytes(image_spec, engine, scalars):
+    config = ReplayConfig(capacity_mb=3, engine=engine, scalars=scalars)
+    replay = Replay(config, TargetConfig(), image_spec, seed=0)
     replay.ring.allocate("legal")
     held = sum(array.nbytes for array in replay.ring.arrays.values())
     held += replay.sampler.priority.nbytes
-    held += replay.sampler.tree._tree.nbytes + replay.text_tree._tree.nbytes
+    held += replay.sampler.tree.n_bytes + replay.text_sampler.tree.n_bytes
     assert 0.98 * 3e6 < held <= 3e6 + 2 * 8 * 64
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [GameSpec((1, 64, 64), "uint8", n_actions=7), GameSpec((3, 84, 84), "uint8", n_actions=18)],
+)
+def test_a_step_costs_its_frame_and_little_more(spec):
+    frame_bytes = int(np.prod(spec.obs_shape))
+    assert bytes_per_row(spec) <= 1.05 * frame_bytes + 64
+
+
+def test_a_column_off_the_host_is_written_and_read_like_one_on_it(vector_spec):
+    """Without a GPU: a column whose memory the ring may not touch directly."""
+    ring = make_replay(vector_spec, 20).ring
+    del ring.arrays["policy"], ring.arrays["end"]
+    policy = np.random.default_rng(0).random((5, 2)).astype(np.float32)
+    policy.flags.writeable = False
+    ring.write("policy", slice(3, 8), policy)
+    ring.write("end", slice(3, 8), 9)
+    np.testing.assert_array_equal(ring.read("policy", slice(3, 8)), policy.astype(np.float16))
+    assert ring.read("end", slice(2, 9)).tolist() == [0, 9, 9, 9, 9, 9, 0]

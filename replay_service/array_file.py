@@ -1,0 +1,72 @@
+"""Tensors of any device in npz archives, chunk by chunk: no second copy of the data in memory."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from typing import IO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_CHUNK_BYTES = 16 << 20
+
+
+def write_member(member: IO[bytes], tensor: Tensor) -> None:
+    """The bytes of `np.save`, chunk by chunk, wherever the tensor lies."""
+    dtype = tensor[:0].cpu().numpy().dtype
+    header = {
+        "descr": np.lib.format.dtype_to_descr(dtype),
+        "fortran_order": False,
+        "shape": tuple(tensor.shape),
+    }
+    np.lib.format.write_array_header_1_0(member, header)
+    for rows in _chunks(tensor):
+        member.write(tensor[rows].cpu().contiguous().numpy().reshape(-1).view(np.uint8).data)
+
+
+def check_member(archive: zipfile.ZipFile, name: str, out: Tensor, *, is_wide: bool) -> None:
+    """ValueError unless the file holds what belongs into `out`; is_wide: as 64 bit integers."""
+    with archive.open(f"{name}.npy") as member:
+        shape, dtype = _read_header(member)
+    expected = np.dtype(np.int64) if is_wide else out[:0].cpu().numpy().dtype
+    if shape != tuple(out.shape) or dtype != expected:
+        raise ValueError(f"{name} is {dtype} {shape}, expected {expected} {tuple(out.shape)}")
+
+
+def read_member(archive: zipfile.ZipFile, name: str, out: Tensor) -> None:
+    with archive.open(f"{name}.npy") as member:
+        _, dtype = _read_header(member)
+        for rows in _chunks(out):
+            part = np.empty(tuple(out[rows].shape), dtype=dtype)
+            wanted = part.reshape(-1).view(np.uint8).data
+            n_read = 0
+            while n_read < len(wanted):
+                content = member.read(len(wanted) - n_read)
+                if not content:
+                    raise EOFError(f"{name} ends within rows {rows.start} .. {rows.stop - 1}")
+                wanted[n_read : n_read + len(content)] = content
+                n_read += len(content)
+            out[rows].copy_(torch.from_numpy(part))
+        if member.read(1):  # also makes the archive compare its checksum
+            raise ValueError(f"{name} goes on after {len(out)} rows")
+
+
+def _chunks(tensor: Tensor) -> Iterator[slice]:
+    """Slices of rows of some 16 MB."""
+    n_rows = len(tensor)
+    bytes_per_row = max(tensor.element_size() * tensor.numel() // max(n_rows, 1), 1)
+    step = max(_CHUNK_BYTES // bytes_per_row, 1)
+    for start in range(0, n_rows, step):
+        yield slice(start, min(start + step, n_rows))
+
+
+def _read_header(member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
+    version = np.lib.format.read_magic(member)
+    if version != (1, 0):
+        raise ValueError(f"array format {version} is not supported, expected (1, 0)")
+    shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(member)
+    if is_fortran:
+        raise ValueError("column-major arrays are not supported")
+    return shape, dtype
