@@ -33,6 +33,8 @@ SAFE_TO_CHANGE = (
     "learner.",
     "limiter.",
     "prior.",
+    "replay.device",
+    "replay.engine",
     "search.",
 )
 
