@@ -68,7 +68,8 @@ def load_learner(
     _check_moments(folder / OPTIMIZER_FILE, moments, model)
     model.load_state_dict(state)
     target_model.load_state_dict(target_state)
-    average_model.load_state_dict(average_state)
+    if average_model is not model:  # the run may have given up averaging since
+        average_model.load_state_dict(average_state)
     for name, parameter in model.named_parameters():
         kept = {
             key.rpartition("/")[2]: value.to(parameter.device)

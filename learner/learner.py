@@ -62,7 +62,9 @@ class Learner:
             self.model = WorldModel(model_config, spec)
         self.model.to(self.device)
         self.target_model = copy.deepcopy(self.model).requires_grad_(False)
-        self.average_model = copy.deepcopy(self.model).requires_grad_(False)
+        self.average_model = self.model  # without a mean, what is published is what is trained
+        if config.averaged_share:
+            self.average_model = copy.deepcopy(self.model).requires_grad_(False)
         self._rng = np.random.default_rng(seed)
         self._optimizer = make_optimizer(self.model, config, self.device)
         self._counters = LearnerCounters()
@@ -206,9 +208,10 @@ class Learner:
             return
         self._optimizer.step()
         self.model.adapt_inputs(batch.obs)
-        average_momentum = self.config.average_momentum_at(self.updates)
         follow(self.target_model, self.model, self.config.target_momentum)
-        follow(self.average_model, self.model, average_momentum)
+        if self.average_model is not self.model:
+            momentum = self.config.average_momentum_at(self.updates)
+            follow(self.average_model, self.model, momentum)
 
 
 @torch.no_grad()

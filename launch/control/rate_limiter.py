@@ -8,6 +8,7 @@ below `error_max`, sampling while it stays at or above `error_min` (Cassirer et 
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 
 
@@ -50,13 +51,14 @@ class RateLimiter:
         least = insert_chunk * ratio + sample_chunk
         half = config.tolerance * min_positions * ratio if config.tolerance else least
         if half < least:
+            enough = math.ceil(1e3 * least / (min_positions * ratio)) / 1e3
             raise ValueError(
                 f"limiter.tolerance={config.tolerance} could leave acting and learning waiting for "
                 "each other: tolerance * replay.min_positions * samples_per_insert = "
                 f"{config.tolerance:g} * {min_positions} * {ratio:g} = {half:g} samples must be at "
                 "least what calls in flight insert and sample, "
                 f"{insert_chunk} * {ratio:g} + {sample_chunk} = {least:g}; raise it to "
-                f"{least / (min_positions * ratio):.3g}, or set it to 0 for the least that works"
+                f"{enough:g}, or set it to 0 for the least that works"
             )
         offset = min_positions * ratio
         self.error_min = offset - half

@@ -1,6 +1,7 @@
 """The limiter keeps the ratio, never blocks both sides, and survives a restart."""
 
 import math
+import re
 
 import pytest
 from hypothesis import given
@@ -108,3 +109,13 @@ def test_a_band_that_could_deadlock_is_refused_with_the_inequality():
     with pytest.raises(ValueError, match=words):
         make(tolerance=0.25)
     assert make(tolerance=0.48).error_max == make(tolerance=0.0).error_max
+
+
+@given(st.floats(0.1, 256.0), st.integers(1, 5_000), st.integers(1, 4_096), st.integers(1, 2_048))
+def test_the_tolerance_that_the_message_names_is_accepted(ratio, minimum, sample, insert):
+    sizes = dict(min_positions=minimum, sample_chunk=sample, insert_chunk=insert)
+    least = (insert * ratio + sample) / (minimum * ratio)
+    with pytest.raises(ValueError, match="raise it to") as refused:
+        make(ratio, tolerance=least / 2, **sizes)
+    named = re.search(r"raise it to ([^,]+),", str(refused.value))[1]
+    make(ratio, tolerance=float(named), **sizes)
