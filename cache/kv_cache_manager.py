@@ -132,7 +132,7 @@ class KVCacheManager:
         first = self.recurrent.page_ids(blocks, np.zeros_like(blocks))
         every = (first[:, None] + np.arange(self.recurrent.block_pages)).ravel()
         # A node always has both tokens, and is only ever read after it was written.
-        self.pages.mark(torch.from_numpy(every).to(self.pages.valid.device), True)
+        self.pages.mark(torch.from_numpy(every).to(self.pages.kv.device), True)
         return first
 
     def tree_pages(self, envs: Ints) -> Ints:

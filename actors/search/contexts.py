@@ -8,6 +8,7 @@ running the raw tokens through scratch pages.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from time import perf_counter
 
 import numpy as np
@@ -21,6 +22,8 @@ from cache.kv_cache_manager import KVCacheManager
 from cache.pages import ACTION_SLOT, NULL_PAGE, PageShape
 from cache.pool import EMPTY
 from learner.world_model import WorldModel
+
+MAX_TOKEN_CONTEXTS = 32  # row counts whose buffers are kept at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,9 @@ class Contexts:
         self.seconds_model = 0.0  # grows; the planner reads differences
         self._model = model
         self._device = device
+        self._token_context = lru_cache(MAX_TOKEN_CONTEXTS)(
+            lambda n_rows: model.token_context(cache.pages, n_rows, self.n_window)
+        )
         self._n_replay = config.receptive_steps - 1
         self._history = History(n_envs, config.receptive_steps, spec.stacked_shape, spec.obs_dtype)
 
@@ -124,12 +130,14 @@ class Contexts:
         Returns policy logits [B, A] and values [B].
         """
         pages = self.cache.pages
-        kv, valid = self._gather(context)
         has_action = self._to_device(action != NO_ACTION)
-        step = self._to_device(steps)
         known = (tree_page != EMPTY) | (action == NO_ACTION)
-        token_context = self._model.token_context(len(steps), self.n_window)
-        token_context.read(kv, valid, step)
+        token_context = self._token_context(len(steps))
+        ids = self._to_device(own)
+        pages.mark(ids, True)
+        token_context.read(
+            self._to_device(np.concatenate((context, own[:, None]), axis=1)), self._to_device(steps)
+        )
         start = perf_counter()
         if known.all():
             source = self._to_device(np.maximum(tree_page, NULL_PAGE))
@@ -137,12 +145,11 @@ class Contexts:
         else:
             self._model.action_token(self._to_device(np.maximum(action, 0)), token_context)
             both = token_context.own()
-        token_context.replace_action(both[:, :, :, ACTION_SLOT], has_action)
+        token_context.replace_action(both[..., ACTION_SLOT, :], has_action)
         logits, value_logits = self._model.observation_token(latent, token_context)
         value = self._model.support.decode(value_logits)
         self.seconds_model += perf_counter() - start
-        ids = self._to_device(own)
-        pages.write(ids, token_context.own())
+        token_context.write()
         pages.mark(ids, has_action)
         return logits, value
 
@@ -192,14 +199,6 @@ class Contexts:
         """Scratch page of each step [n, K] of each block [n] or [n, 1]."""
         offsets = steps % self.cache.window_steps
         return self.cache.scratch.page_ids(blocks.reshape(-1, 1), offsets)
-
-    def _gather(self, context: Ints) -> tuple[Tensor, Tensor]:
-        pages = self.cache.pages
-        ids = self._to_device(context.ravel())
-        return (
-            pages.kv.index_select(0, ids).unflatten(0, context.shape),
-            pages.valid.index_select(0, ids).unflatten(0, context.shape),
-        )
 
     def _to_device(self, array: NDArray[np.generic]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from actors.search.tree import Leaves
-from cache.pages import NULL_PAGE, SPARE_PAGE, TOKENS_PER_STEP, Pages
+from cache.pages import NULL_PAGE, SPARE_PAGE, Pages
 from learner.world_model import WorldModel
 
 WARM_UP_CALLS = 3  # before a capture: libraries choose their kernels and allocate (CUDA graphs)
@@ -40,22 +40,15 @@ class ModelStep:
         self._n_leaves = n_leaves
         self.seconds_model = 0.0
         self._model = model
-        self._pages = pages
         self._device = device
         n_context = model.config.window_steps - 1
-        n_window = n_context * self.n_rows
         on_host = device.type == "cpu"
         shape = (n_context + 3, self.n_rows)
         self._host_asked = torch.zeros(shape, dtype=torch.int64, pin_memory=not on_host)
         self._asked = self._host_asked if on_host else self._host_asked.to(device)
-        self._window = self._asked[:n_context].flatten()
-        self._page, self._action, self._step = self._asked[n_context:]
-        kv = torch.zeros((n_window, *pages.shape.dims), device=device, dtype=pages.kv.dtype)
-        valid = torch.zeros((n_window, TOKENS_PER_STEP), device=device, dtype=torch.bool)
-        self._flat_kv, self._flat_valid = kv, valid
-        self._kv = kv.unflatten(0, (n_context, self.n_rows)).transpose(0, 1)
-        self._valid = valid.unflatten(0, (n_context, self.n_rows)).transpose(0, 1)
-        self._context = model.token_context(self.n_rows, n_context)
+        self._pages = self._asked[: n_context + 1].t()
+        self._action, self._step = self._asked[n_context + 1 :]
+        self._context = model.token_context(pages, self.n_rows, n_context)
         # Scalars are decoded in float32 at least, whatever the parameters are stored in.
         dtype = torch.promote_types(pages.kv.dtype, torch.float32)
         shape = (self.n_rows, 2 + model.spec.n_actions)
@@ -85,17 +78,15 @@ class ModelStep:
         return self._host_outputs.numpy()
 
     def _evaluate(self) -> None:
-        model, pages = self._model, self._pages
-        pages.gather(self._window, self._flat_kv, self._flat_valid)
-        context = self._context
-        context.read(self._kv, self._valid, self._step)  # copies windows: cache work, not model's
+        model, context = self._model, self._context
+        context.read(self._pages, self._step)
         start = perf_counter()
         reward, latent = model.action_token(self._action, context)
         logits, value = model.observation_token(latent, context)
         self._outputs[:, :2] = model.support.decode(torch.stack((reward, value), dim=1))
         self._outputs[:, 2:] = logits
         self.seconds_model += perf_counter() - start
-        pages.write(self._page, context.own())
+        context.write()
 
     def _replay(self) -> None:
         start = perf_counter()

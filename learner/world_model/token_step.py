@@ -7,12 +7,15 @@ looked up once.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cache.pages import ACTION_SLOT, OBSERVATION_SLOT, Pages
+from cache.windows import Windows
 from learner.world_model.config import WorldModelConfig
 from learner.world_model.transformer import (
     Block,
@@ -149,46 +152,39 @@ class TokenContext:
     """
 
     def __init__(
-        self, config: WorldModelConfig, model: TokenModel, n_rows: int, n_steps: int
+        self,
+        config: WorldModelConfig,
+        model: TokenModel,
+        pages: Pages,
+        n_rows: int,
+        n_steps: int,
     ) -> None:
-        """For windows of `n_steps` = C earlier steps; device and dtype as the model's."""
-        self.model, like = model, model.latent_in.bias
-        head_dim = config.head_dim
-        self.action_place = 2 * n_steps  # the step's action token lies here, its observation next
-        n_places = self.action_place + 2
-        self._kv = like.new_zeros(config.n_layers, 2, n_rows, config.n_heads, n_places, head_dim)
-        self._earlier = self._kv[..., :-2, :].unflatten(4, (n_steps, 2))
-        self._own = self._kv[..., -2:, :].permute(2, 0, 1, 4, 3, 5)
-        self._mask = like.new_zeros(n_rows, 1, n_places)  # 0 or minus infinity
-        self._mask_earlier = self._mask[:, 0, :-2]
-        self._frequency = rotary_frequency(head_dim, like.device)
-        # The query's share of the rotation carries the 1 / sqrt(D) of attention as well.
-        scale = torch.tensor([head_dim**-0.5, 1.0], dtype=torch.float64).view(2, 1, 1, 1)
-        sign = torch.tensor([-1.0, 1.0], dtype=torch.float64).view(2, 1)
-        self._scale, self._signed = scale.to(like.device), (scale * sign).to(like.device)
-        cos_sin = like.new_zeros(2, 2, n_rows, 2, 1, head_dim)  # cos or sin, token, row, q or k
-        self._cos, self._sin = cos_sin.unflatten(-1, (2, -1))
-        self.turns = list(cos_sin.unbind(1))
-        ends = (n_places - 1, n_places)
-        self.masks = [self._mask[..., :end] for end in ends]
-        self.reach = [[_reach(layer, end) for layer in self._kv] for end in ends]
+        """For windows of `n_steps` = C earlier steps of `pages`, which are of the model's dtype."""
+        self.model = model
+        self._windows = windows = Windows(pages, n_rows, n_steps)
+        kv, mask = windows.kv.flatten(4, 5), windows.mask.flatten(1)[:, None]
+        ends = [2 * n_steps + 1 + slot for slot in (ACTION_SLOT, OBSERVATION_SLOT)]
+        self.masks = [mask[..., :end] for end in ends]
+        self.reach = [[_reach(layer, end) for layer in kv] for end in ends]
+        self._own = windows.kv[..., -1, :, :].permute(2, 0, 1, 3, 4, 5)
+        self._action_mask = windows.mask[:, -1, ACTION_SLOT]
+        self._rotation = Rotation(config.head_dim, n_rows, like=windows.kv)
+        self.turns = self._rotation.turns
 
-    def read(self, kv: Tensor, valid: Tensor, step: Tensor) -> None:
-        """Take in pages [N, C, L, 2(k, v), 2(tokens), heads, D] of earlier steps in any order.
+    def read(self, ids: Tensor, step: Tensor) -> None:
+        """Take in the pages `ids` [N, C + 1] of earlier steps and the step's own, marked whole.
 
-        Keys carry their position. valid [N, C, 2] bool: entries that are not may hold any finite
-        number. step [N] int64: the tokens' own.
+        step [N] int64: the number of that step.
         """
-        self._earlier.copy_(kv.permute(2, 3, 0, 5, 1, 4, 6))
-        self._mask.zero_()
-        self._mask_earlier.masked_fill_(~valid.flatten(1), -torch.inf)
-        position = torch.stack((action_position(step), observation_position(step)))
-        angle = position[:, :, None, None, None, None] * self._frequency
-        self._cos.copy_(torch.cos(angle) * self._scale)
-        self._sin.copy_(torch.sin(angle) * self._signed)
+        self._windows.read(ids)
+        self._rotation.turn_to(step)
+
+    def write(self) -> None:
+        """Fill the step's own pages with both tokens' keys and values."""
+        self._windows.write()
 
     def own(self) -> Tensor:
-        """Keys and values of both tokens, as a page holds them: [N, L, 2, 2 (tokens), heads, D]."""
+        """Keys and values of both tokens, as a page holds them: [N, L, 2, heads, 2 (tokens), D]."""
         return self._own
 
     def replace_action(self, action_kv: Tensor, has_action: Tensor) -> None:
@@ -196,8 +192,43 @@ class TokenContext:
 
         Hidden keys are zero, not only masked: a masked NaN would still reach a weighted sum.
         """
-        self._own[:, :, :, 0] = torch.where(has_action[:, None, None, None, None], action_kv, 0.0)
-        self._mask[:, 0, self.action_place].masked_fill_(~has_action, -torch.inf)
+        shown = torch.where(has_action[:, None, None, None, None], action_kv, 0.0)
+        self._own[..., ACTION_SLOT, :] = shown
+        self._action_mask.masked_fill_(~has_action, -torch.inf)
+
+
+class Rotation:
+    """Rotary positions of both tokens of one step in N rows.
+
+    turns: per token [2 (cos, signed sin), N, 2 (q, k), 1, D], as `rotate` takes them; the query's
+    share carries the 1 / sqrt(D) of attention as well
+    """
+
+    def __init__(self, head_dim: int, n_rows: int, like: Tensor) -> None:
+        device = like.device
+        cos_sin = like.new_zeros(2, 2, n_rows, 2, 1, head_dim)
+        self.turns = list(cos_sin.unbind(1))
+        self._halves = cos_sin.unflatten(-1, (2, -1))
+        # Angles are linear in the step. Float64, and a sine is a cosine a quarter turn behind.
+        frequency = rotary_frequency(head_dim, device)
+        first, second = (torch.tensor(step, device=device) for step in (0, 1))
+        positions = [f(first) for f in (action_position, observation_position)]
+        per_step = observation_position(second) - observation_position(first)
+        quarter = torch.tensor([0.0, math.pi / 2], dtype=torch.float64, device=device)
+        at_first = torch.stack(positions)[:, None] * frequency
+        self._at_first = (at_first - quarter[:, None, None])[:, :, None]
+        self._per_step = per_step * frequency
+        self._angle = self._at_first.new_zeros(2, 2, n_rows, len(frequency))
+        self._cos = self._angle[:, :, :, None, None, None]
+        scale = torch.tensor([head_dim**-0.5, 1.0], dtype=torch.float64, device=device)
+        sign = torch.tensor([[1.0, 1.0], [-1.0, 1.0]], dtype=torch.float64, device=device)
+        self._scale = scale.view(2, 1, 1, 1) * sign.view(2, 1, 1, 1, 1, 2, 1)
+
+    def turn_to(self, step: Tensor) -> None:
+        """step [N] int64"""
+        torch.add(self._at_first, step[:, None] * self._per_step, out=self._angle)
+        self._angle.cos_()
+        torch.mul(self._cos, self._scale, out=self._halves)
 
 
 def _reach(layer: Tensor, end: int) -> Reach:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from cache.pages import Pages
 from learner.world_model.config import WorldModelConfig
 from learner.world_model.encoder import SimNorm, VectorEncoder, make_encoder
 from learner.world_model.support import Support
@@ -136,8 +137,8 @@ class WorldModel(nn.Module):
             predicted.append(self._next_latent(acted[-1]))
         return self._heads(torch.cat(observed, 1), torch.cat(acted, 1), torch.cat(predicted, 1))
 
-    def token_context(self, n_rows: int, n_steps: int) -> TokenContext:
-        """Buffers in which tokens of `n_rows` rows read up to `n_steps` earlier steps."""
+    def token_context(self, pages: Pages, n_rows: int, n_steps: int) -> TokenContext:
+        """Buffers in which tokens of `n_rows` rows read `n_steps` earlier steps of `pages`."""
         blocks = tuple(TokenBlock.of(block) for block in self.transformer.blocks)
         model = TokenModel(
             Affine.of(self.latent_in),
@@ -147,7 +148,7 @@ class WorldModel(nn.Module):
             Head.of(self.reward_head),
             Head.of(self.latent_head),
         )
-        return TokenContext(self.config, model, n_rows, n_steps)
+        return TokenContext(self.config, model, pages, n_rows, n_steps)
 
     def action_token(self, action: Tensor, context: TokenContext) -> tuple[Tensor, Tensor]:
         """Reward logits [N, bins] and next latents [N, E] of the actions that lead to a step."""

@@ -86,7 +86,7 @@ class ManagerMachine(RuleBasedStateMachine):
         self.serial += len(pages)
         content += torch.tensor(serials)[:, None, None, None, None, None]
         ids = torch.from_numpy(pages)
-        self.cache.pages.write(ids, content)
+        self.cache.pages.kv[ids] = content
         self.cache.pages.mark(ids, True)
         return serials
 
@@ -151,7 +151,7 @@ class ManagerMachine(RuleBasedStateMachine):
 
     def content(self, page):
         kv = self.cache.pages.kv[page]
-        assert self.cache.pages.valid[page].all()
+        assert not self.cache.pages.mask[page].any()
         assert (kv == kv.flatten()[0]).all()
         return int(kv.flatten()[0])
 
@@ -194,8 +194,8 @@ class ManagerMachine(RuleBasedStateMachine):
         for name, stats in self.cache.stats().items():
             if name != "scratch":
                 assert (stats.hits, stats.misses) == (self.hits[name], self.misses[name])
-        null = self.cache.pages.kv[NULL_PAGE], self.cache.pages.valid[NULL_PAGE]
-        assert not null[0].any() and not null[1].any()
+        null = self.cache.pages.kv[NULL_PAGE], self.cache.pages.mask[NULL_PAGE]
+        assert not null[0].any() and torch.isneginf(null[1]).all()
 
 
 ManagerMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=20, deadline=None)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from cache.pages import ACTION_SLOT, N_RESERVED_PAGES, NULL_PAGE, Pages, PageShape
 from learner.world_model import WorldModel, WorldModelConfig
 from learner.world_model.encoder import SimNorm
 from learner.world_model.transformer import banded_mask, first_visible_token
@@ -80,21 +81,27 @@ def cached_rollout(model: WorldModel, latents: Tensor, actions: Tensor, offset: 
     n_rows, n_steps = latents.shape[:2]
     config = model.config
     n_context = config.window_steps - 1
-    shape = (n_rows, n_context, config.n_layers, 2, 2, config.n_heads, config.head_dim)
-    pages = latents.new_zeros(shape)
-    valid = torch.zeros(n_rows, n_context, 2, dtype=torch.bool)
+    shape = PageShape(config.n_layers, config.n_heads, config.head_dim)
+    first_page = N_RESERVED_PAGES + torch.arange(n_rows) * (n_steps + 1)
+    pages = Pages(N_RESERVED_PAGES + n_rows * (n_steps + 1), shape, dtype=latents.dtype, debug=True)
     observed, acted = [], []
-    context = model.token_context(n_rows, n_context)
-    context.read(pages, valid, torch.full((n_rows,), offset))
-    nothing = latents.new_zeros(n_rows, config.n_layers, 2, config.n_heads, config.head_dim)
-    context.replace_action(nothing, torch.zeros(n_rows, dtype=torch.bool))
-    for t in range(n_steps):
-        observed.append(model.observation_token(latents[:, t], context))
-        pages = torch.cat((pages, context.own()[:, None]), 1)[:, 1:].clone()
-        flags = torch.tensor([t > 0, True]).expand(n_rows, 1, 2)
-        valid = torch.cat((valid, flags), 1)[:, 1:]
-        context.read(pages, valid, torch.full((n_rows,), t + 1 + offset))
-        acted.append(model.action_token(actions[:, t], context))
+    context = model.token_context(pages, n_rows, n_context)
+    for t in range(n_steps + 1):
+        held = t + torch.arange(-n_context, 1)
+        pages.mark(first_page + t, True)
+        context.read(
+            torch.where(held >= 0, first_page[:, None] + held, NULL_PAGE),
+            torch.full((n_rows,), t + offset),
+        )
+        if t > 0:
+            acted.append(model.action_token(actions[:, t - 1], context))
+        else:
+            nothing = context.own()[..., ACTION_SLOT, :]
+            context.replace_action(nothing, torch.zeros(n_rows, dtype=torch.bool))
+        if t < n_steps:
+            observed.append(model.observation_token(latents[:, t], context))
+            context.write()
+            pages.mark(first_page + t, t > 0)
     policy, value = (torch.stack(column, 1) for column in zip(*observed, strict=True))
     reward, next_latent = (torch.stack(column, 1) for column in zip(*acted, strict=True))
     decode = model.support.decode

@@ -66,8 +66,8 @@ class ImaginedLatents:
 
     def __init__(self, planner):
         self.of_page = {}
-        model, pages = planner._model, planner._cache.pages
-        imagine, write = model.action_token, pages.write
+        model = planner._model
+        imagine, make_context = model.action_token, model.token_context
         imagined = []
 
         def action_token(*arguments):
@@ -75,11 +75,23 @@ class ImaginedLatents:
             imagined[:] = [answer[1].numpy().copy()]
             return answer
 
-        def write_pages(ids, *kv):
-            write(ids, *kv)
-            self.of_page.update(zip(ids.tolist(), imagined[0] if imagined else (), strict=False))
+        def token_context(*arguments):
+            context = make_context(*arguments)
+            read, write, own = context.read, context.write, []
 
-        model.action_token, pages.write = action_token, write_pages
+            def read_pages(ids, step):
+                own[:] = ids[:, -1].tolist()
+                read(ids, step)
+
+            def write_pages():
+                write()
+                latents = imagined[0] if imagined else ()
+                self.of_page.update(zip(own, latents, strict=False))
+
+            context.read, context.write = read_pages, write_pages
+            return context
+
+        model.action_token, model.token_context = action_token, token_context
 
 
 def check_nodes(planner, episodes, envs, tolerance, latents=None):

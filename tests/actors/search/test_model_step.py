@@ -34,7 +34,7 @@ def test_padding_changes_nothing(make_model, draw_obs, monkeypatch):
         np.testing.assert_array_equal(a.visit_counts, b.visit_counts)
         np.testing.assert_allclose(a.q_value, b.q_value, atol=1e-6)
     pages = planner._cache.pages
-    assert not pages.kv[NULL_PAGE].any() and not pages.valid[NULL_PAGE].any()
+    assert not pages.kv[NULL_PAGE].any() and torch.isneginf(pages.mask[NULL_PAGE]).all()
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from actors.search import InjectionConfig, Planner, RootPrior, SearchConfig
+from cache.pages import ACTION_SLOT, OBSERVATION_SLOT
 
 N_ENVS = 3
 
@@ -231,8 +232,9 @@ def test_a_slot_without_a_token_holds_zeros(make_planner, model, draw_obs):
         planner.search(np.array(envs), draw_obs(rng, model.spec, len(envs)), np.array(actions))
     cache = planner._cache
     page = cache.lookup(np.array([0, 1]), np.array([0, 0]), np.array([-1, -1]))
-    assert cache.pages.valid[page].tolist() == [[False, True], [False, True]]
-    assert not cache.pages.kv[page][:, :, :, 0].any() and cache.pages.kv[page][:, :, :, 1].any()
+    assert cache.pages.mask[page].tolist() == 2 * [[-np.inf, 0.0]]
+    kv = cache.pages.kv[page]
+    assert not kv[..., ACTION_SLOT, :].any() and kv[..., OBSERVATION_SLOT, :].any()
 
 
 def test_errors_name_the_row(make_planner, model, obs):
