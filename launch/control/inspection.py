@@ -1,0 +1,77 @@
+"""What a checkpoint, a run or a legacy checkpoint holds, as text for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import yaml
+
+from launch.control.checkpoint import COUNTERS, LATEST, MANIFEST, CheckpointError, verify
+from launch.control.legacy_steps import read_legacy
+from launch.control.run_directory import CONFIG_FILE
+
+
+def describe(path: Path) -> str:
+    """Several lines. ValueError if there is nothing of the kind at `path`, or it is damaged."""
+    if path.is_file() and path.suffix == ".json" and path.name not in (MANIFEST, COUNTERS):
+        lines = _legacy(path)
+    elif (path / MANIFEST).is_file():
+        lines = _checkpoint(path)
+    elif (path / "checkpoints").is_dir():
+        lines = _run(path)
+    else:
+        raise ValueError(
+            f"{path} is neither a checkpoint (a folder with {MANIFEST}), nor a run (a folder with "
+            "checkpoints/), nor the .json file of a legacy checkpoint"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _checkpoint(path: Path) -> Iterator[str]:
+    counters = verify(path)
+    sizes: dict[str, int] = {}
+    files = [file for file in path.rglob("*") if file.is_file()]
+    for file in files:
+        part = file.relative_to(path).parts[0]
+        sizes[part] = sizes.get(part, 0) + file.stat().st_size
+    yield f"checkpoint {path}"
+    yield f"  {len(files)} files, {sum(sizes.values()) / 1e6:,.1f} MB, all as their checksums say"
+    for part, size in sorted(sizes.items()):
+        yield f"    {part}: {size / 1e6:,.2f} MB"
+    yield from _nested(counters, "  ")
+
+
+def _run(path: Path) -> Iterator[str]:
+    yield f"run {path}"
+    config = path / CONFIG_FILE
+    if config.is_file():
+        settings = yaml.safe_load(config.read_text())
+        yield f"  environment {settings['env']['id']}, seed {settings['seed']}"
+    folder = path / "checkpoints"
+    pointer = folder / LATEST
+    newest = pointer.read_text().strip() if pointer.is_file() else ""
+    names = sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
+    yield f"  {len(names)} checkpoints"
+    for name in names:
+        try:
+            state = f"saved because: {verify(folder / name).get('reason')}"
+        except CheckpointError as error:
+            state = f"NOT USABLE: {error}"
+        yield f"    {name}{' (latest)' if name == newest else ''}: {state}"
+
+
+def _legacy(path: Path) -> Iterator[str]:
+    weights = path.with_suffix(".pt")
+    beside = f"{weights.stat().st_size / 1e6:,.1f} MB" if weights.is_file() else "missing"
+    yield f"legacy checkpoint {path}; {weights.name}: {beside}"
+    yield from _nested(read_legacy(path), "  ")
+
+
+def _nested(content: Mapping[str, object], indent: str) -> Iterator[str]:
+    for name, value in content.items():
+        if isinstance(value, dict):
+            yield f"{indent}{name}:"
+            yield from _nested(value, indent + "  ")
+        else:
+            yield f"{indent}{name}: {value}"

@@ -1,0 +1,74 @@
+"""Looks into checkpoints and brings old ones up to date: python launch/migrate.py inspect PATH"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from launch.control.inspection import describe
+from launch.control.legacy_steps import legacy_files, rebuild_steps
+
+EXIT_SOME_FAILED = 1
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Exit code 1 if a file could not be used, 2 for arguments that make no sense."""
+    parser = argparse.ArgumentParser(prog="migrate.py", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    inspect = commands.add_parser("inspect", help="print what a checkpoint or a run holds")
+    backfill = commands.add_parser(
+        "backfill-steps",
+        help="rebuild global_step of legacy .pt + .json pairs from their updates",
+        description="Puts global_update * num_envs * rollout_steps where global_step is 0. "
+        "The old file stays as .json.bak; what was rebuilt before is left alone.",
+    )
+    for command in (inspect, backfill):
+        command.add_argument("path", type=Path, help="a file, or a folder to search")
+    backfill.add_argument(
+        "--assume-rollout-steps",
+        type=int,
+        default=64,
+        metavar="N",
+        help="env steps per environment and update, which those files do not say "
+        "(default %(default)s)",
+    )
+    backfill.add_argument("--dry-run", action="store_true", help="say what would be written")
+    options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
+    if not options.path.exists():
+        parser.error(f"{options.path} does not exist; name a checkpoint, a run or a folder of them")
+    if options.command == "inspect":
+        _inspect(options.path)
+    else:
+        if options.assume_rollout_steps < 1:
+            parser.error(
+                f"--assume-rollout-steps must be at least 1, got {options.assume_rollout_steps}"
+            )
+        _backfill(options.path, options.assume_rollout_steps, options.dry_run)
+
+
+def _inspect(path: Path) -> None:
+    try:
+        sys.stdout.write(describe(path))
+    except ValueError as error:
+        sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(EXIT_SOME_FAILED) from error
+
+
+def _backfill(path: Path, assumed_rollout_steps: int, dry_run: bool) -> None:
+    outcomes: Counter[str] = Counter()
+    for file in legacy_files(path):
+        report = rebuild_steps(file, assumed_rollout_steps=assumed_rollout_steps, dry_run=dry_run)
+        outcomes[report.outcome] += 1
+        sys.stdout.write(f"[migrate] {report.outcome:7} {report.path}: {report.text}\n")
+    shown = ", ".join(f"{outcomes[name]} {name}" for name in ("rebuilt", "kept", "failed"))
+    tail = "; dry run: nothing was written" if dry_run else ""
+    sys.stdout.write(f"[migrate] {shown}{tail}\n")
+    if outcomes["failed"]:
+        raise SystemExit(EXIT_SOME_FAILED)
+
+
+if __name__ == "__main__":
+    main()
