@@ -1,22 +1,29 @@
 """Checkpoint folders: written under a temporary name, verified, fsynced, renamed, then pointed at.
 
 A checkpoint holds what each child saved plus `counters.json` (limiter, versions, counters) and
-`manifest.json` (size and SHA-256 of every file). A kill at any moment leaves the previous one.
+`manifest.json` (size and SHA-256 of every file). A kill at any moment, or a disk that fails or
+fills up, leaves the checkpoints before it as they are.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 COUNTERS = "counters.json"
 LATEST = "LATEST"
+BEST = "BEST"
+_TEMPORARY = ".tmp-"
+
+log = logging.getLogger(__name__)
 
 
 class CheckpointError(ValueError):
@@ -27,18 +34,25 @@ class CheckpointStore:
     """The `checkpoints/` folder of one run. Used by the controller only."""
 
     def __init__(self, folder: Path, keep: int) -> None:
+        """keep: the newest so many stay, and beside them the one of the best evaluation."""
         self._folder = folder
         self._keep = keep
 
     def begin(self, updates: int, env_steps: int) -> Path:
         """A new empty temporary folder for the children to write into."""
-        folder = self._folder / f".tmp-step-{env_steps:010d}-update-{updates:08d}"
-        shutil.rmtree(folder, ignore_errors=True)
+        for left_behind in self._folder.glob(f"{_TEMPORARY}*"):
+            shutil.rmtree(left_behind, ignore_errors=True)
+        folder = self._folder / f"{_TEMPORARY}step-{env_steps:010d}-update-{updates:08d}"
         folder.mkdir(parents=True)
         return folder
 
-    def commit(self, folder: Path, counters: Mapping[str, object], *, reason: str) -> Path:
-        """Seals `folder`: counters, manifest, fsync, rename, LATEST; removes surplus old ones."""
+    def commit(
+        self, folder: Path, counters: Mapping[str, object], *, reason: str, is_best: bool = False
+    ) -> Path:
+        """Seals `folder`: counters, manifest, fsync, rename, LATEST; removes surplus old ones.
+
+        is_best: of all evaluations so far none was better. OSError leaves older ones untouched.
+        """
         _write_json(folder / COUNTERS, {"format": FORMAT_VERSION, "reason": reason, **counters})
         files = sorted(p for p in folder.rglob("*") if p.is_file())
         inventory = {
@@ -46,49 +60,73 @@ class CheckpointStore:
             for path in files
         }
         _write_json(folder / MANIFEST, {"format": FORMAT_VERSION, "files": inventory})
-        for path in files:
+        for path in [*files, *(p for p in folder.rglob("*") if p.is_dir()), folder]:
             _fsync(path)
-        target = self._folder / folder.name.removeprefix(".tmp-")
-        if target.exists():  # the same counters were saved before: nothing new to keep
-            shutil.rmtree(target)
+        verify(folder)
+        target = self._unused(folder.name.removeprefix(_TEMPORARY))
         os.replace(folder, target)
         _fsync(self._folder)
-        self._point_to(target.name)
-        self._remove_surplus(target)
+        self._point(LATEST, target.name)
+        if is_best:
+            self._point(BEST, target.name)
+        self._remove_surplus()
         return target
 
     def latest(self) -> Path | None:
-        """The newest checkpoint that passes `verify`; broken ones are skipped, newest first."""
-        names = self._names()
-        pointer = self._folder / LATEST
-        if pointer.is_file():
-            first = pointer.read_text().strip()
-            names = [first] + [name for name in names if name != first]
+        """The newest checkpoint that passes `verify`; for each broken one a warning is logged."""
+        names = self.names()
+        pointed = self._pointed(LATEST)
+        if pointed in names:
+            names = [pointed] + [name for name in names if name != pointed]
         for name in names:
             try:
                 verify(self._folder / name)
-            except CheckpointError:
+            except CheckpointError as error:
+                log.warning("[train] skipping checkpoint %s: %s", name, error)
                 continue
             return self._folder / name
         return None
 
-    def _names(self) -> list[str]:
+    def names(self) -> list[str]:
+        """Of all finished checkpoints, newest first, broken ones included."""
         if not self._folder.is_dir():
             return []
         found = [p.name for p in self._folder.iterdir() if p.is_dir() and p.name[0] != "."]
         return sorted(found, reverse=True)
 
-    def _point_to(self, name: str) -> None:
-        temporary = self._folder / f".{LATEST}"
+    def _unused(self, name: str) -> Path:
+        """`name`, or where the same counters were saved before, a name that sorts after it."""
+        target = self._folder / name
+        again = count(1)
+        while target.exists():
+            target = self._folder / f"{name}-again-{next(again):03d}"
+        return target
+
+    def _pointed(self, pointer: str) -> str:
+        """Name that a pointer file holds, whatever that may be; "" where there is none."""
+        try:
+            return (self._folder / pointer).read_text(errors="replace").strip()
+        except OSError:
+            return ""
+
+    def _point(self, pointer: str, name: str) -> None:
+        temporary = self._folder / f".{pointer}"
         temporary.write_text(name + "\n")
         _fsync(temporary)
-        os.replace(temporary, self._folder / LATEST)
+        os.replace(temporary, self._folder / pointer)
         _fsync(self._folder)
 
-    def _remove_surplus(self, newest: Path) -> None:
-        for name in self._names()[self._keep :]:
-            if name != newest.name:
-                shutil.rmtree(self._folder / name, ignore_errors=True)
+    def _remove_surplus(self) -> None:
+        kept = (self._pointed(LATEST), self._pointed(BEST))
+        for name in self.names()[self._keep :]:
+            if name not in kept:
+                self._remove(name)
+
+    def _remove(self, name: str) -> None:
+        """Out of sight first, so that a kill half-way leaves no half checkpoint to be found."""
+        hidden = self._folder / f"{_TEMPORARY}{name}"
+        os.replace(self._folder / name, hidden)
+        shutil.rmtree(hidden, ignore_errors=True)
 
 
 def verify(folder: Path) -> dict[str, object]:
@@ -102,9 +140,17 @@ def verify(folder: Path) -> dict[str, object]:
         raise CheckpointError(f"{folder / MANIFEST} lists no files; use another checkpoint")
     for name, expected in files.items():
         path = folder / name
+        if not (isinstance(expected, dict) and {"bytes", "sha256"} <= expected.keys()):
+            raise CheckpointError(
+                f"{folder / MANIFEST} is damaged at {name}; use another checkpoint"
+            )
+        if ".." in Path(name).parts or Path(name).is_absolute():
+            raise CheckpointError(
+                f"{folder / MANIFEST} names {name}, outside the checkpoint; use another checkpoint"
+            )
         if not path.is_file():
             raise CheckpointError(f"checkpoint file {path} is missing; use another checkpoint")
-        if path.stat().st_size != expected["bytes"] or _sha256(path) != expected["sha256"]:
+        if not _is_as_listed(path, expected):
             raise CheckpointError(
                 f"checkpoint file {path} differs from its manifest (truncated or damaged); "
                 "use another checkpoint"
@@ -112,10 +158,17 @@ def verify(folder: Path) -> dict[str, object]:
     return _read_json(folder / COUNTERS)
 
 
+def _is_as_listed(path: Path, expected: Mapping[str, object]) -> bool:
+    try:
+        return path.stat().st_size == expected["bytes"] and _sha256(path) == expected["sha256"]
+    except OSError as error:
+        raise CheckpointError(f"{path} can't be read: {error}; use another checkpoint") from error
+
+
 def _read_json(path: Path) -> dict[str, object]:
     try:
         content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} can't be read: {error}; use another checkpoint") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds no object; use another checkpoint")
