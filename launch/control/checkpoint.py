@@ -1,8 +1,9 @@
-"""Checkpoint folders: written under a temporary name, verified, fsynced, renamed, then pointed at.
+"""Checkpoint folders: written under a temporary name, fsynced, renamed, then pointed at.
 
 A checkpoint holds what each child saved plus `counters.json` (limiter, versions, counters) and
-`manifest.json` (size and SHA-256 of every file). A kill at any moment, or a disk that fails or
-fills up, leaves the checkpoints before it as they are.
+`manifest.json` (size and SHA-256 of every file). Files may be hard links to those of the checkpoint
+before: they are written and summed up once, and vanish with the last that has them. A kill at any
+moment, or a disk that fails or fills up, leaves the checkpoints before it as they are.
 """
 
 from __future__ import annotations
@@ -55,14 +56,17 @@ class CheckpointStore:
         """
         _write_json(folder / COUNTERS, {"format": FORMAT_VERSION, "reason": reason, **counters})
         files = sorted(p for p in folder.rglob("*") if p.is_file())
+        known = _known_checksums(self.newest())
         inventory = {
-            str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+            str(path.relative_to(folder)): {
+                "bytes": path.stat().st_size,
+                "sha256": known.get(_stamp(path)) or _sha256(path),
+            }
             for path in files
         }
         _write_json(folder / MANIFEST, {"format": FORMAT_VERSION, "files": inventory})
         for path in [*files, *(p for p in folder.rglob("*") if p.is_dir()), folder]:
             _fsync(path)
-        verify(folder)
         target = self._unused(folder.name.removeprefix(_TEMPORARY))
         os.replace(folder, target)
         _fsync(self._folder)
@@ -72,12 +76,16 @@ class CheckpointStore:
         self._remove_surplus()
         return target
 
+    def newest(self) -> Path | None:
+        """The checkpoint committed last, unverified."""
+        name = self._pointed(LATEST)
+        return self._folder / name if name in self.names() else None
+
     def latest(self) -> Path | None:
         """The newest checkpoint that passes `verify`; for each broken one a warning is logged."""
-        names = self.names()
-        pointed = self._pointed(LATEST)
-        if pointed in names:
-            names = [pointed] + [name for name in names if name != pointed]
+        names, newest = self.names(), self.newest()
+        if newest is not None:
+            names = [newest.name] + [name for name in names if name != newest.name]
         for name in names:
             try:
                 verify(self._folder / name)
@@ -163,6 +171,22 @@ def _is_as_listed(path: Path, expected: Mapping[str, object]) -> bool:
         return path.stat().st_size == expected["bytes"] and _sha256(path) == expected["sha256"]
     except OSError as error:
         raise CheckpointError(f"{path} can't be read: {error}; use another checkpoint") from error
+
+
+def _known_checksums(previous: Path | None) -> dict[tuple[int, ...], str]:
+    """By file: those of the checkpoint before, which may share files with the new one."""
+    if previous is None:
+        return {}
+    try:
+        files = _read_json(previous / MANIFEST)["files"]
+        return {_stamp(previous / name): entry["sha256"] for name, entry in files.items()}
+    except (CheckpointError, OSError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    status = path.stat()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _read_json(path: Path) -> dict[str, object]:

@@ -102,6 +102,21 @@ def test_a_full_disk_leaves_the_checkpoints_before(tmp_path):
     assert not list(tmp_path.glob(".tmp*"))
 
 
+def test_files_shared_with_the_checkpoint_before_are_listed_and_outlive_it(tmp_path):
+    store = CheckpointStore(tmp_path, keep=1)
+    first = write_one(store, 100)
+    folder = store.begin(updates=200, env_steps=200)
+    (folder / "replay").mkdir()
+    os.link(first / "replay" / "data.bin", folder / "replay" / "data.bin")
+    (folder / "replay" / "new.bin").write_bytes(b"new")
+    second = store.commit(folder, {"progress": {"env_steps": 200}}, reason="test")
+    assert not first.exists()
+    assert verify(second)["progress"]["env_steps"] == 200
+    (second / "replay" / "data.bin").write_bytes(b"old")
+    with pytest.raises(CheckpointError, match=r"data\.bin differs"):
+        verify(second)
+
+
 def test_what_was_written_when_the_disk_failed_is_cleared_away(tmp_path):
     store = CheckpointStore(tmp_path, keep=2)
     half = store.begin(updates=1, env_steps=1)
