@@ -38,9 +38,9 @@ from replay_service import (  # noqa: E402
 SEGMENT_STEPS = 200
 
 
-def make_segment(spec: GameSpec, context_steps: int) -> Segment:
+def make_segment(spec: GameSpec, context_steps: int, n_trainable: int = SEGMENT_STEPS) -> Segment:
     rng = np.random.default_rng(0)
-    n_steps = SEGMENT_STEPS + context_steps
+    n_steps = n_trainable + context_steps
     none_set = np.zeros(n_steps, dtype=bool)
     obs = rng.integers(0, 256, (n_steps + spec.frame_stack, *spec.obs_shape))
     return Segment(
@@ -53,7 +53,7 @@ def make_segment(spec: GameSpec, context_steps: int) -> Segment:
         policy=np.full((n_steps, spec.n_actions), 1 / spec.n_actions, dtype=np.float16),
         root_value=np.zeros(n_steps, dtype=np.float16),
         priority=rng.random(n_steps, dtype=np.float32),
-        n_trainable=SEGMENT_STEPS,
+        n_trainable=n_trainable,
     )
 
 
