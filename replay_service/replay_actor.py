@@ -19,8 +19,8 @@ from ray.actor import ActorHandle
 
 from replay_service.config import ReplayConfig
 from replay_service.replay import AddReport, Replay
-from replay_service.sampler import SumTree
 from replay_service.segment import GameSpec, Segment
+from replay_service.sum_tree import SumTree
 from replay_service.targets import Batch, Handles, TargetConfig, TextBatch
 
 MAX_PENDING_UPDATES = 8
