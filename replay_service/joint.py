@@ -107,14 +107,14 @@ class JointPlanner:
         self._config = config
         self._batch_size = batch_size
         self._seed = seed
-        self._masses = np.zeros(n_shards)
+        self._masses = [0.0] * n_shards  # no array: one that travelled by Ray is read-only
         self._n_batches = 0
         self._newest_version = -1
 
     @property
     def knows_mass(self) -> bool:
         """Whether some shard is known to hold positions."""
-        return bool(self._masses.any())
+        return any(self._masses)
 
     def probe(self) -> ShareRequest:
         """Asks a shard for its mass only."""
@@ -126,8 +126,9 @@ class JointPlanner:
         number = self._n_batches
         offset = np.random.default_rng([self._seed, _OFFSET_STREAM, number]).random()
         counts = allocate(self._masses, self._batch_size, offset)
-        shares = self._masses / self._masses.sum()
-        return Plan(tuple(counts.tolist()), tuple(shares.tolist()), number, self._newest_version)
+        total = sum(self._masses)
+        shares = tuple(mass / total for mass in self._masses)
+        return Plan(tuple(counts.tolist()), shares, number, self._newest_version)
 
     def learn(self, shard: int, reply: ShareReply) -> None:
         self._masses[shard] = reply.mass
