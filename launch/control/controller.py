@@ -254,10 +254,12 @@ class Controller:
         self._reporter.evaluation(report, self.progress.env_steps)
 
     def _on_ping(self, call: Call, pid: int) -> None:
-        if call.child.pid == pid:
-            return  # a sign of life of a child that had nothing else to do
-        if call.child.role == "replay" and call.child.pid:
+        is_lost = call.child.role == "replay" and not self._shards.is_serving(call.child)
+        is_other = call.child.pid != pid
+        if is_lost or (is_other and call.child.role == "replay" and call.child.pid):
             self._supervisor.shard_answers(call, pid)
+        if not is_other:
+            return  # a sign of life of a child that had nothing else to do
         call.child.pid = pid
         if call.child.role == "prior_engine":
             self._prior_ready = True

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from math import inf
+
 from launch.control.call_book import CallBook, RunFailed
 from launch.control.fleet import Fleet
 from launch.control.progress import Progress
@@ -37,6 +40,8 @@ class Supervisor:
         self._progress = progress
         self._max_restarts = max_restarts
         self._restarts: dict[str, int] = {}
+        self._lost_at: dict[str, float] = {}  # shards that have not come back yet
+        self._back_at: dict[str, float] = {}  # shards that have, when they last did
 
     def recover(self, failure: CallFailed) -> list[Call]:
         """Sees to a successor of the child that failed; returns the calls that failed with it.
@@ -53,20 +58,22 @@ class Supervisor:
         return lost
 
     def shard_answers(self, call: Call, pid: int) -> None:
-        """A shard of replay answered a ping as another process than before."""
+        """A shard of replay answered a ping that was lost, or is another process than before."""
         child = call.child
         if self._shards.is_serving(child):  # nobody waited for it when it died
             cause = f"died between two calls, and came back as process {pid}"
             self._note(CallFailed(call, cause, died=True))
             self._shards.lose(child)
+        self._lost_at.pop(child.name, None)
+        self._back_at[child.name] = time.monotonic()
         self._shards.welcome(child)
         self._reporter.event("replay_shard_ready", child=child.name, pid=pid)
 
     def ping_quiet_children(self) -> None:
-        """Asks those for a sign of life that nobody had a reason to call."""
+        """Asks those for a sign of life that nobody had a reason to call, and lost shards."""
         ages = {beat.process: beat.age_s for beat in self._reporter.heartbeats()}
         for child in self._fleet.children():
-            is_quiet = ages.get(child.name, 0.0) > PING_AFTER_S
+            is_quiet = ages.get(child.name, 0.0) > PING_AFTER_S or child.name in self._lost_at
             if is_quiet and not self._calls.n_in_flight(child=child):
                 self._calls.issue(child, "ping")
 
@@ -75,9 +82,14 @@ class Supervisor:
         hands to the restarted process instead are stored there.
         """
         child = failure.call.child
-        is_same_death = not self._shards.is_serving(child) and failure.call.method != "ping"
-        if failure.raised or not is_same_death:
+        # While Ray starts a successor calls may fail at once, and those from before its return may
+        # fail after it: neither is a second death.
+        is_starting = time.monotonic() - self._lost_at.get(child.name, -inf) < START_BUDGET_S
+        is_from_before = failure.call.issued_at < self._back_at.get(child.name, -inf)
+        is_known = is_starting or (failure.died and is_from_before)
+        if failure.raised or not is_known:
             self._note(failure)
+            self._lost_at[child.name] = time.monotonic()
             self._shards.lose(child)
             self._calls.drop(child, keep="add")
             self._calls.issue(self._successor(failure), "ping", deadline_s=START_BUDGET_S)

@@ -173,14 +173,13 @@ def test_ctrl_c_ends_in_a_checkpoint_and_the_same_command_goes_on(tmp_path):
     assert steps == sorted(steps)
 
 
-def shard_positions(run_dir: Path) -> dict[str, int]:
-    """Positions by shard in the newest checkpoint."""
+def shard_bytes(run_dir: Path) -> list[int]:
+    """What every shard held at the newest checkpoint, by the controller's book."""
     folder = run_dir / "checkpoints"
-    latest = folder / (folder / "LATEST").read_text().strip() / "replay"
-    return {
-        path.parent.name: json.loads(path.read_text())["counters"]["n_positions"]
-        for path in latest.glob("shard-*/replay.json")
-    }
+    latest = folder / (folder / "LATEST").read_text().strip()
+    assert sorted(p.name for p in (latest / "replay").iterdir()) == ["shard-0", "shard-1"]
+    book = json.loads((latest / "counters.json").read_text())["replay"]
+    return [account["held"] for account in book["accounts"]]
 
 
 def test_replay_goes_on_without_a_killed_shard_and_takes_it_back(tmp_path):
@@ -200,7 +199,7 @@ def test_replay_goes_on_without_a_killed_shard_and_takes_it_back(tmp_path):
     before = last_metrics_of(run_dir, "update")
     wait_until(
         lambda: (
-            last_metrics_of(run_dir, "update") > before + 100
+            last_metrics_of(run_dir, "update") > before + 300
             and last_metrics_of(run_dir, "replay_shards_alive") == 2
         ),
         process,
@@ -214,9 +213,8 @@ def test_replay_goes_on_without_a_killed_shard_and_takes_it_back(tmp_path):
     metrics = last_metrics(run_dir)
     assert metrics["replay_shards_lost"] == metrics["restarts"] >= 1
     assert metrics["replay_duplicate_total"] == 0
-    positions = shard_positions(run_dir)
-    assert set(positions) == {"shard-0", "shard-1"}
-    assert min(positions.values()) > 0.8 * max(positions.values()), positions  # it caught up
+    held = shard_bytes(run_dir)
+    assert min(held) > 0.9 * max(held), held  # the successor got all until it had caught up
     text = output(run_dir)
     assert "Traceback" not in text and "constructor arguments" not in text
 
