@@ -13,6 +13,7 @@ from replay_service import (
     Replay,
     ReplayConfig,
     TargetConfig,
+    check_capacity,
 )
 from replay_service.joint import JointPlanner, allocate, draw_probability
 
@@ -229,3 +230,13 @@ def test_a_shard_gets_its_part_of_everything():
     assert shard.num_shards == 1 and shard.of_one_shard is shard
     with pytest.raises(ValueError, match="num_shards must be at least 1, got 0"):
         ReplayConfig(num_shards=0)
+
+
+def test_a_shard_that_is_too_small_is_refused_with_what_would_do(vector_spec):
+    targets = TargetConfig()
+    config = ReplayConfig(capacity_mb=0.05, min_positions=400, num_shards=4)
+    with pytest.raises(ValueError, match=r"in each of num_shards=4.* raise replay.capacity_mb to"):
+        check_capacity(config, targets, vector_spec, 64, segment_steps=50)
+    enough = replace(config, capacity_mb=0.07)
+    check_capacity(enough, targets, vector_spec, 64, segment_steps=50)
+    check_capacity(replace(config, num_shards=1), targets, vector_spec, 64, segment_steps=50)
