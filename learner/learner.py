@@ -22,7 +22,7 @@ from learner.config import LearnerConfig
 from learner.losses import LossTargets, SampleLosses, sample_losses
 from learner.weights import NO_VERSION, Weights, WeightSink, snapshot_weights
 from learner.world_model import ModelOutput, WorldModel, WorldModelConfig
-from replay_service.replay import BatchSource
+from replay_service.batch_source import BatchSource
 from replay_service.segment import GameSpec
 from replay_service.targets import Batch, TargetConfig
 

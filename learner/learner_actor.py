@@ -11,7 +11,7 @@ from learner.config import LearnerConfig
 from learner.learner import Learner, TrainReport
 from learner.weights import WeightSink
 from learner.world_model.config import WorldModelConfig
-from replay_service.replay import BatchSource
+from replay_service.batch_source import BatchSource
 from replay_service.segment import GameSpec
 from replay_service.targets import TargetConfig
 

@@ -7,6 +7,7 @@ store, and the client copies them out, so that no batch keeps the store pinned.
 from __future__ import annotations
 
 import os
+import time
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,10 +19,11 @@ from numpy.typing import NDArray
 from ray.actor import ActorHandle
 
 from replay_service.config import ReplayConfig
+from replay_service.joint import ShareReply, ShareRequest
 from replay_service.replay import AddReport, Replay
 from replay_service.segment import GameSpec, Segment
 from replay_service.sum_tree import SumTree
-from replay_service.targets import Batch, Handles, TargetConfig, TextBatch
+from replay_service.targets import Batch, BatchHandles, Handles, TargetConfig, TextBatch
 
 MAX_PENDING_UPDATES = 8
 
@@ -41,7 +43,12 @@ class ReplayActor:
         shard: int = 0,
     ) -> None:
         torch.set_num_threads(1)
-        self._replay = Replay(config, targets, spec, seed, shard=shard)
+        # Nanoseconds since 1970 are more than any number of evictions before: a shard that Ray
+        # restarted can't match handles of its predecessors.
+        first_generation = time.time_ns() if _is_restarted() else 0
+        self._replay = Replay(
+            config, targets, spec, seed, shard=shard, first_generation=first_generation
+        )
         _compile_kernels()
 
     def ping(self) -> int:
@@ -54,6 +61,12 @@ class ReplayActor:
 
     def sample(self, batch_size: int) -> Batch:
         return self._replay.sample(batch_size)
+
+    def sample_share(self, request: ShareRequest) -> ShareReply:
+        return self._replay.sample_share(request)
+
+    def text_positions(self) -> int:
+        return self._replay.text_positions()
 
     def sample_text(self, batch_size: int) -> TextBatch | None:
         return self._replay.sample_text(batch_size)
@@ -71,6 +84,28 @@ class ReplayActor:
         self._replay.load(Path(folder))
 
 
+class Outbox:
+    """Priorities on their way to one shard; once too many are unanswered, more are dropped."""
+
+    def __init__(self, handle: ActorHandle[ReplayActor]) -> None:
+        self._handle = handle
+        self._unanswered: list[ray.ObjectRef[int]] = []
+        self.n_dropped = 0
+
+    def send(self, handles: Handles, priorities: NDArray[np.floating]) -> None:
+        if self._unanswered:
+            _, self._unanswered = ray.wait(
+                self._unanswered,
+                num_returns=len(self._unanswered),
+                timeout=0,
+                fetch_local=False,
+            )
+        if len(self._unanswered) >= MAX_PENDING_UPDATES:
+            self.n_dropped += 1
+            return
+        self._unanswered.append(self._handle.update_priorities.remote(handles, priorities))
+
+
 class RayBatchSource:
     """BatchSource over a ReplayActor that keeps `depth` samples in flight; lives in the learner.
 
@@ -86,18 +121,17 @@ class RayBatchSource:
         *,
         timeout_s: float = 120.0,
     ) -> None:
-        if batch_size < 1 or depth < 1 or timeout_s <= 0:
-            raise ValueError(
-                f"batch_size and depth must be at least 1 and timeout_s positive, got "
-                f"{batch_size}, {depth} and {timeout_s}"
-            )
+        check_settings(batch_size, depth, timeout_s)
         self._handle = handle
         self._batch_size = batch_size
         self._depth = depth
         self._timeout_s = timeout_s
         self._ahead: deque[ray.ObjectRef[Batch]] = deque()
-        self._updates: list[ray.ObjectRef[int]] = []
-        self.n_dropped_updates = 0
+        self._outbox = Outbox(handle)
+
+    @property
+    def n_dropped_updates(self) -> int:
+        return self._outbox.n_dropped
 
     def next(self) -> Batch:
         """The oldest batch in flight.
@@ -123,16 +157,23 @@ class RayBatchSource:
             self._ahead.clear()  # what is in flight was asked for in the same state
             raise
 
-    def update_priorities(self, handles: Handles, priorities: NDArray[np.floating]) -> None:
+    def update_priorities(self, handles: BatchHandles, priorities: NDArray[np.floating]) -> None:
         """Send priorities off; dropped and counted while too many are unanswered."""
-        if self._updates:
-            _, self._updates = ray.wait(
-                self._updates, num_returns=len(self._updates), timeout=0, fetch_local=False
-            )
-        if len(self._updates) >= MAX_PENDING_UPDATES:
-            self.n_dropped_updates += 1
-            return
-        self._updates.append(self._handle.update_priorities.remote(handles, priorities))
+        assert isinstance(handles, Handles), "a batch of several shards"
+        self._outbox.send(handles, priorities)
+
+
+def check_settings(batch_size: int, depth: int, timeout_s: float) -> None:
+    if batch_size < 1 or depth < 1 or timeout_s <= 0:
+        raise ValueError(
+            f"batch_size and depth must be at least 1 and timeout_s positive, got "
+            f"{batch_size}, {depth} and {timeout_s}"
+        )
+
+
+def _is_restarted() -> bool:
+    """Whether this is a Ray actor that Ray started again after its process had died."""
+    return ray.is_initialized() and ray.get_runtime_context().was_current_actor_reconstructed
 
 
 def _compile_kernels() -> None:

@@ -49,6 +49,10 @@ class Sampler(Protocol):
         self, n_draws: int, n_positions: int, beta: float, rng: np.random.Generator
     ) -> tuple[Indices, NDArray[np.float32] | Tensor]: ...
 
+    def draw_share(
+        self, n_draws: int, rng: np.random.Generator
+    ) -> tuple[Indices, NDArray[np.float64]]: ...
+
     def live_priorities(self, n_slots: int, n_most: int) -> NDArray[np.float32]:
         """At most `n_most` priorities of drawable slots below `n_slots`, evenly spaced."""
         ...
@@ -132,6 +136,13 @@ class PrioritySampler:
         share = self.tree.leaves[slots] * (n_positions / self.tree.total)
         importance = share**-beta
         return slots, (importance / importance.max()).astype(np.float32)
+
+    def draw_share(
+        self, n_draws: int, rng: np.random.Generator
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Slots [B] int64, ascending, and the probability [B] float64 that one draw takes each."""
+        slots = self.tree.draw(n_draws, rng)
+        return slots, self.tree.leaves[slots] / self.tree.total
 
     def live_priorities(self, n_slots: int, n_most: int) -> NDArray[np.float32]:
         slots = np.flatnonzero(self.tree.leaves[:n_slots])

@@ -31,9 +31,10 @@ if TYPE_CHECKING:
 
 ARRAYS_FILE = "replay.npz"
 STATE_FILE = "replay.json"
-FORMAT_VERSION = 2
-# Version 1 had no target versions, no order of refreshing, and 64 bit weight versions.
-READABLE_VERSIONS = (1, 2)
+FORMAT_VERSION = 3
+# Version 1 had no target versions, no order of refreshing, and 64 bit weight versions; version 2
+# did not count batches apart from the draws of a shard.
+READABLE_VERSIONS = (1, 2, 3)
 
 
 @dataclass(slots=True)
@@ -51,7 +52,8 @@ class Counters:
     n_patched: int = 0  # positions that got newer targets
     n_patch_stale: int = 0
     n_patch_invalid: int = 0
-    n_samples: int = 0  # sample calls; beta follows it
+    n_samples: int = 0  # draws of at least one position
+    n_batches: int = 0  # of the whole replay, over all shards; beta follows it
     last_unique_ratio: float = 0.0  # distinct positions per batch element
     unique_ratio_sum: float = 0.0
 
@@ -229,7 +231,8 @@ def _restore(
     )
     # Parents are a function of the leaves, so the trees come back bit for bit.
     replay.text_sampler.tree.set_span(0, ring.high_row, drawn.text_weight)
-    replay.counters = Counters(**state["counters"])
+    counters = state["counters"]
+    replay.counters = Counters(**{"n_batches": counters["n_samples"], **counters})
     sampler = replay.sampler
     sampler.restore(drawn.priority, drawn.sample_weight)
     sampler.n_stale = replay.counters.n_stale

@@ -93,6 +93,7 @@ class SegmentRing:
         *,
         scalars: ScalarType = "float16",
         device: torch.device | str = "cpu",
+        first_generation: int = 0,
     ) -> None:
         self.spec = spec
         self.n_rows = n_rows
@@ -110,6 +111,7 @@ class SegmentRing:
         for name in self.layout:
             if name != "legal":
                 self.allocate(name)
+        self.generation.add_(first_generation)
 
     def allocate(self, name: str) -> None:
         """Reserve one column of zeros."""

@@ -94,6 +94,10 @@ class Handles:
         return Handles, (held.shard, held.slot, held.generation)
 
 
+# Of a batch: of one shard, or of several, one part after the other as its samples lie.
+BatchHandles: TypeAlias = Handles | tuple[Handles, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """B windows of H unroll steps (and n bootstrap steps), A actions; all tensors on one device.
@@ -126,7 +130,7 @@ class Batch:
     valid: Tensor
     importance: Tensor
     weight_version: Tensor
-    handles: Handles
+    handles: BatchHandles
     legal: Tensor | None = None
 
     def __len__(self) -> int:
@@ -151,7 +155,7 @@ class Batch:
         return _batch_from_arrays, (arrays, self.handles)
 
 
-def _batch_from_arrays(arrays: dict[str, NDArray[np.generic]], handles: Handles) -> Batch:
+def _batch_from_arrays(arrays: dict[str, NDArray[np.generic]], handles: BatchHandles) -> Batch:
     # Mapped arrays are read-only and pin the object store while a view lives: copy, let go.
     tensors = {
         name: torch.from_numpy(array if array.flags.writeable else array.copy())

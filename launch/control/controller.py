@@ -15,7 +15,7 @@ from actors.evaluation import EvaluationReport
 from actors.prior.backend import PublishReport
 from actors.search.service import ServiceStats
 from launch.config import Config
-from launch.control.call_book import CallBook, RunFailed
+from launch.control.call_book import CallBook
 from launch.control.cut import read_counters, restore_children, save_cut
 from launch.control.fleet import Fleet
 from launch.control.pacing import (
@@ -27,18 +27,16 @@ from launch.control.pacing import (
 from launch.control.progress import Progress
 from launch.control.reporter import Reporter
 from launch.control.run_directory import RunDirectory
-from launch.control.runtime import Call, CallFailed, Child, Runtime
+from launch.control.runtime import Call, CallFailed, Runtime
+from launch.control.shards import ReplayShards
 from launch.control.shutdown import StopRequest
+from launch.control.supervision import START_BUDGET_S, Supervisor
 from learner.language.language_learner import LanguageReport
 from learner.learner import TrainReport
 from replay_service import AddReport
 
 ADDS_IN_FLIGHT_PER_ACTOR = 4
 DRAIN_BUDGET_S = 60.0
-START_BUDGET_S = 300.0  # importing, building and compiling take long on a small machine
-PING_AFTER_S = 20.0
-REPLACEABLE = ("env_actor", "evaluator", "monitor")
-RESTARTABLE = ("prior_engine", "search")  # others hold their handle, so they come back behind it
 
 
 class Controller:
@@ -63,10 +61,19 @@ class Controller:
         self._train_chunk = train_chunk(config)
         self.limiter = make_limiter(config)
         self._calls = CallBook(runtime, config.control.call_deadline_s)
+        self._shards = ReplayShards(self._calls, fleet, config.replay.num_shards)
+        self._supervisor = Supervisor(
+            runtime,
+            fleet,
+            self._calls,
+            self._shards,
+            reporter,
+            self.progress,
+            config.control.max_restarts,
+        )
         self._issued_env_steps = 0
         self._next_evaluation = 0
         self._next_checkpoint = 0
-        self._restarts: dict[str, int] = {}
         self._prior_ready = False
         self._tuned_at_update = 0
         self._handlers: dict[str, Callable[[Call, object], None]] = {
@@ -96,7 +103,7 @@ class Controller:
             self._final_evaluation()
         self._drain()
         self._checkpoint("stopped" if self._stop.requested else "finished")
-        self._reporter.replay(self._calls.ask(self._fleet.replay, "stats"))
+        self._reporter.replay(self._shards.figures_now())
         self._reporter.report(self.progress, self.limiter)
 
     @property
@@ -118,7 +125,7 @@ class Controller:
             self._tuned_at_update = self.progress.updates
         self._fleet.start(incarnations)
         if folder is not None:
-            restore_children(self._calls, self._fleet, folder)
+            restore_children(self._calls, self._fleet, self._shards, folder, counters)
             self._reporter.event("resumed", source=str(folder), env_steps=self.progress.env_steps)
         self._calls.ask(self._fleet.learner, "publish")
         for child in self._fleet.children():
@@ -140,18 +147,11 @@ class Controller:
             self._reporter.report(self.progress, self.limiter)
             if not self._calls.n_in_flight("sample"):
                 self._calls.issue(self._fleet.monitor, "sample", self._reporter.heartbeats())
-            for child in (self._fleet.replay, self._fleet.search):
-                if child is not None and not self._calls.n_in_flight("stats", child=child):
-                    self._calls.issue(child, "stats")
-            self._ping_quiet_children()
-
-    def _ping_quiet_children(self) -> None:
-        """Asks those for a sign of life that nobody had a reason to call."""
-        ages = {beat.process: beat.age_s for beat in self._reporter.heartbeats()}
-        for child in self._fleet.children():
-            is_quiet = ages.get(child.name, 0.0) > PING_AFTER_S
-            if is_quiet and not self._calls.n_in_flight(*self._handlers, child=child):
-                self._calls.issue(child, "ping")
+            self._shards.ask_stats()
+            search = self._fleet.search
+            if search is not None and not self._calls.n_in_flight("stats", child=search):
+                self._calls.issue(search, "stats")
+            self._supervisor.ping_quiet_children()
 
     # ------------------------------------------------------------------ issuing
 
@@ -232,9 +232,10 @@ class Controller:
     def _on_collect(self, call: Call, report: CollectReport) -> None:
         self.progress.collected(call.child.name, report)
         self._reporter.episodes(report)
-        self._calls.issue(self._fleet.replay, "add", call.payload)
+        self._shards.add(call.payload, report.payload_bytes)
 
     def _on_add(self, call: Call, report: AddReport) -> None:
+        self._shards.added(call, report)
         self.limiter.insert(report.n_positions)
         for reason in report.reasons:
             self._reporter.event("segment_rejected", reason=reason)
@@ -253,7 +254,11 @@ class Controller:
         self._reporter.evaluation(report, self.progress.env_steps)
 
     def _on_ping(self, call: Call, pid: int) -> None:
-        if call.child.pid == pid:
+        is_lost = call.child.role == "replay" and not self._shards.is_serving(call.child)
+        is_other = call.child.pid != pid
+        if is_lost or (is_other and call.child.role == "replay" and call.child.pid):
+            self._supervisor.shard_answers(call, pid)
+        if not is_other:
             return  # a sign of life of a child that had nothing else to do
         call.child.pid = pid
         if call.child.role == "prior_engine":
@@ -281,42 +286,15 @@ class Controller:
             self.progress.cached(call.child.name, stats.pools)
             self._reporter.search(stats.metrics)
         else:
-            self._reporter.replay(stats)
+            self._reporter.replay(self._shards.told(call.child, stats))
 
     # ------------------------------------------------------------------ failures
 
     def _on_failure(self, failure: CallFailed) -> None:
-        child = failure.call.child
-        self._reporter.event(
-            "child_failed", child=child.name, method=failure.call.method, cause=failure.cause[-400:]
-        )
-        if child.role not in REPLACEABLE + RESTARTABLE:
-            raise RunFailed(
-                f"{failure}\nthe run can't go on without its {child.role}; "
-                "the same command goes on from the last checkpoint"
-            )
-        n_restarts = self._restarts[child.name] = self._restarts.get(child.name, 0) + 1
-        if n_restarts > self._config.control.max_restarts:
-            raise RunFailed(
-                f"{child.name} failed {n_restarts} times, last: {failure}\n"
-                "raise control.max_restarts if this is expected"
-            )
-        self._replace(child, failure)
-
-    def _replace(self, child: Child, failure: CallFailed) -> None:
-        lost = [*self._calls.drop(child), failure.call]
+        lost = self._supervisor.recover(failure)
         self._issued_env_steps -= sum(int(c.args[0]) for c in lost if c.method == "collect")
-        self.progress.restarts += 1
-        if child.role in RESTARTABLE:
-            if child.role == "prior_engine":
-                self._prior_ready = False
-            if not failure.died:
-                self._runtime.restart(child)
-            replacement = child
-        else:
-            self._runtime.stop(child)
-            replacement = self._fleet.replace(child)
-        self._calls.issue(replacement, "ping", deadline_s=START_BUDGET_S)
+        if failure.call.child.role == "prior_engine":
+            self._prior_ready = False
 
     # ------------------------------------------------------------------ ends and cuts
 
@@ -333,7 +311,9 @@ class Controller:
             self._fleet,
             self.progress,
             self.limiter,
+            self._shards,
             reason=reason,
+            on_failure=self._on_failure,
         )
         self._reporter.event("checkpoint", path=str(path), reason=reason, seconds=seconds)
 

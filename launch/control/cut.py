@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from launch.control.call_book import CallBook
@@ -11,6 +12,8 @@ from launch.control.checkpoint import CheckpointStore, verify
 from launch.control.fleet import Fleet
 from launch.control.progress import Progress
 from launch.control.rate_limiter import RateLimiter
+from launch.control.runtime import CallFailed
+from launch.control.shards import ReplayShards
 
 
 def save_cut(
@@ -19,22 +22,28 @@ def save_cut(
     fleet: Fleet,
     progress: Progress,
     limiter: RateLimiter,
+    shards: ReplayShards,
     *,
     reason: str,
+    on_failure: Callable[[CallFailed], None],
 ) -> tuple[Path, float]:
     """Saves replay, learner, language learner and counters; nothing may be moving meanwhile.
 
-    Returns the checkpoint's folder and the seconds it took.
+    A shard of replay that fails goes to `on_failure`; if the run survives that, the checkpoint is
+    written without it. Returns the checkpoint's folder and the seconds it took.
     """
     started = time.monotonic()
     folder = store.begin(progress.updates, progress.env_steps)
-    calls.ask(fleet.replay, "save", folder / "replay")
+    for failure in shards.save(folder / "replay"):
+        on_failure(failure)
+        shutil.rmtree(Path(failure.call.args[0]), ignore_errors=True)
     calls.ask(fleet.learner, "save", folder / "learner")
     if fleet.language_learner is not None:
         calls.ask(fleet.language_learner, "save", folder / "language")
     counters = {
         "progress": progress.state(),
         "limiter": limiter.state(),
+        "replay": shards.state(),
         "incarnations": {str(index): count for index, count in fleet.incarnations.items()},
     }
     return store.commit(folder, counters, reason=reason), time.monotonic() - started
@@ -45,9 +54,15 @@ def read_counters(folder: Path) -> Mapping[str, object]:
     return verify(folder)
 
 
-def restore_children(calls: CallBook, fleet: Fleet, folder: Path) -> None:
+def restore_children(
+    calls: CallBook,
+    fleet: Fleet,
+    shards: ReplayShards,
+    folder: Path,
+    counters: Mapping[str, object],
+) -> None:
     """Hands a checkpoint's parts to the children; replay is loaded once."""
-    calls.ask(fleet.replay, "load", folder / "replay")
+    shards.load(folder / "replay", counters.get("replay"))
     calls.ask(fleet.learner, "load", folder / "learner")
     if fleet.language_learner is not None and (folder / "language").is_dir():
         calls.ask(fleet.language_learner, "load", folder / "language")

@@ -30,6 +30,7 @@ LEARNER_GPU_SHARE = 0.4
 PRIOR_ENGINE_GPU_SHARE = 0.3
 SEARCH_GPU_SHARE = 0.3
 SEARCH_SEED_STREAM = 2_000_003
+REPLAY_SEED_STREAM = 5_000_011  # from one shard to the next
 ADAPTERS_FOLDER = "adapters"  # in the run directory
 LIGHT = Resources(num_cpus=0.1)
 LIGHT_RESTARTABLE = Resources(num_cpus=0.1, restartable=True)
@@ -46,7 +47,7 @@ class Placement:
 def placement(config: Config, device: str) -> Placement:
     """What `config` needs; learner, prior engine and search service share the first GPU."""
     gpus = 1.0 if device == "cuda" else 0.0
-    light = 4 * LIGHT.num_cpus
+    light = (3 + config.replay.num_shards) * LIGHT.num_cpus
     engines = 1.0 * config.prior.enabled + 1.0 * (config.search.mode == "served")
     return Placement(
         num_cpus=config.acting.num_actors * ACTOR_RESOURCES.num_cpus
@@ -92,7 +93,7 @@ class Fleet:
     def start(self, incarnations: dict[int, int]) -> None:
         """Starts every child; `incarnations` come from a checkpoint, so that ids never repeat."""
         config = self._config
-        self.replay = self._start_replay()
+        self.replays = [self._start_replay(i) for i in range(config.replay.num_shards)]
         self.weight_server = self._runtime.start(
             "weight-server", "weight_server", WeightServerActor, {}, LIGHT_RESTARTABLE
         )
@@ -113,7 +114,7 @@ class Fleet:
         """Every child that is running now."""
         maybe = (self.prior_engine, self.language_learner, self.search)
         optional = [child for child in maybe if child is not None]
-        fixed = [self.replay, self.weight_server, self.learner, *optional, self.monitor]
+        fixed = [*self.replays, self.weight_server, self.learner, *optional, self.monitor]
         return [*fixed, *self.env_actors.values(), self.evaluator]
 
     def start_env_actor(self, index: int) -> Child:
@@ -246,19 +247,21 @@ class Fleet:
             return None
         return self._links.prior_transport(self.prior_engine)
 
-    def _start_replay(self) -> Child:
+    def _start_replay(self, shard: int) -> Child:
         config = self._config
         return self._runtime.start(
-            "replay-0",
+            f"replay-{shard}",
             "replay",
             ReplayActor,
             {
-                "config": config.replay,
+                "config": config.replay.of_one_shard,
                 "targets": config.targets,
                 "spec": self._spec,
-                "seed": config.seed,
+                "seed": config.seed + shard * REPLAY_SEED_STREAM,
+                "shard": shard,
             },
-            Resources(num_cpus=0.1),
+            # A shard among others may come back empty; alone it would take the run's data with it.
+            LIGHT_RESTARTABLE if config.replay.num_shards > 1 else LIGHT,
         )
 
     def _start_learner(self) -> Child:
@@ -274,7 +277,9 @@ class Fleet:
                 "spec": self._spec,
                 "device": self._device,
                 "seed": config.seed,
-                "source": self._links.batch_source(self.replay, config.learner.batch_size),
+                "source": self._links.batch_source(
+                    self.replays, config.replay, config.learner.batch_size, config.seed
+                ),
                 "sink": self._links.weight_sink(self.weight_server),
             },
             Resources(
@@ -292,7 +297,9 @@ class Fleet:
                 "config": config.language,
                 "model": config.prior.model,
                 "seed": config.seed,
-                "source": self._links.text_source(self.replay, config.language.batch_size),
+                "source": self._links.text_source(
+                    self.replays, config.language.batch_size, config.seed
+                ),
                 "adapters_dir": self._run_dir / ADAPTERS_FOLDER,
                 "device": "cpu",
             },

@@ -58,7 +58,7 @@ class RateLimiter:
                 f"{config.tolerance:g} * {min_positions} * {ratio:g} = {half:g} samples must be at "
                 "least what calls in flight insert and sample, "
                 f"{insert_chunk} * {ratio:g} + {sample_chunk} = {least:g}; raise it to "
-                f"{enough:g}, or set it to 0 for the least that works"
+                f"{enough:.12g}, or set it to 0 for the least that works"
             )
         offset = min_positions * ratio
         self.error_min = offset - half

@@ -173,6 +173,76 @@ def test_ctrl_c_ends_in_a_checkpoint_and_the_same_command_goes_on(tmp_path):
     assert steps == sorted(steps)
 
 
+def shard_bytes(run_dir: Path) -> list[int]:
+    """What every shard held at the newest checkpoint, by the controller's book."""
+    folder = run_dir / "checkpoints"
+    latest = folder / (folder / "LATEST").read_text().strip()
+    assert sorted(p.name for p in (latest / "replay").iterdir()) == ["shard-0", "shard-1"]
+    book = json.loads((latest / "counters.json").read_text())["replay"]
+    return [account["held"] for account in book["accounts"]]
+
+
+def test_replay_goes_on_without_a_killed_shard_and_takes_it_back(tmp_path):
+    run_dir = tmp_path / "shards"
+    shards = ["--replay.num-shards", "2", "--total-env-steps", "100000"]
+    process = start(run_dir, *CARTPOLE, *shards)
+    known = wait_until(
+        lambda: (p := pids(run_dir)) and {"replay-0", "replay-1", "learner"} <= set(p) and p,
+        process,
+        run_dir,
+        "both shards",
+    )
+    wait_until(lambda: last_metrics_of(run_dir, "update") > 40, process, run_dir, "updates")
+    os.kill(known["replay-1"], signal.SIGKILL)
+    wait_until(lambda: events(run_dir, "child_failed"), process, run_dir, "the failure")
+    wait_until(lambda: events(run_dir, "replay_shard_ready"), process, run_dir, "its return")
+    before = last_metrics_of(run_dir, "update")
+    wait_until(
+        lambda: (
+            last_metrics_of(run_dir, "update") > before + 300
+            and last_metrics_of(run_dir, "replay_shards_alive") == 2
+        ),
+        process,
+        run_dir,
+        "updates with both shards",
+    )
+    os.kill(process.pid, signal.SIGINT)
+    assert finish(process, run_dir) == 75, output(run_dir)
+
+    assert {e["child"] for e in events(run_dir, "child_failed")} == {"replay-1"}
+    metrics = last_metrics(run_dir)
+    assert metrics["replay_shards_lost"] == metrics["restarts"] >= 1
+    assert metrics["replay_duplicate_total"] == 0
+    held = shard_bytes(run_dir)
+    assert min(held) > 0.9 * max(held), held  # the successor got all until it had caught up
+    text = output(run_dir)
+    assert "Traceback" not in text and "constructor arguments" not in text
+
+    steps = str(metrics["global_step"] + 100)
+    process = start(run_dir, *CARTPOLE, "--replay.num-shards", "2", "--total-env-steps", steps)
+    assert finish(process, run_dir) == 0, output(run_dir)
+    assert last_metrics(run_dir)["replay_push_total"] > metrics["replay_push_total"]
+
+
+def last_metrics_of(run_dir: Path, name: str) -> float:
+    """0 while there is no record, or none with this figure."""
+    path = run_dir / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return (json.loads(lines[-1]).get(name) or 0) if lines else 0
+
+
+def test_the_last_shard_takes_the_run_with_it(tmp_path):
+    run_dir = tmp_path / "alone"
+    process = start(run_dir, *CARTPOLE, "--total-env-steps", "100000")
+    known = wait_until(
+        lambda: (p := pids(run_dir)) and {"replay-0"} <= set(p) and p, process, run_dir, "replay"
+    )
+    wait_until(lambda: last_steps(run_dir) > 100, process, run_dir, "some env steps")
+    os.kill(known["replay-0"], signal.SIGKILL)
+    assert finish(process, run_dir) == 1, output(run_dir)
+    assert "the same command goes on from the last checkpoint" in output(run_dir)
+
+
 def test_a_served_search_survives_its_own_death_and_an_env_actors(tmp_path):
     """Contexts that die with the service are brought back by those who play in them."""
     run_dir = tmp_path / "served"

@@ -106,6 +106,58 @@ def test_the_same_command_goes_on_from_the_checkpoint(tmp_path):
     assert after["metrics"]["replay_push_total"] > before["env_steps"] - 4 * 12
 
 
+def test_two_shards_share_a_run_and_its_continuation_repeats(tmp_path):
+    """Play goes to both alike, batches come from both, and resumes are equal bit for bit."""
+    for name in ("a", "b"):
+        shards = ["--replay.num-shards", "2"]
+        assert run(tmp_path / name, *shards, "--total-env-steps", "120") == 0
+        assert run(tmp_path / name, *shards, "--total-env-steps", "240") == 0
+        assert events(tmp_path / name, "resumed")
+    assert content_hashes(tmp_path / "a") == content_hashes(tmp_path / "b")
+    checkpoints = tmp_path / "a" / "checkpoints"
+    latest = checkpoints / (checkpoints / "LATEST").read_text().strip()
+    counters = [
+        json.loads((latest / "replay" / f"shard-{shard}" / "replay.json").read_text())["counters"]
+        for shard in range(2)
+    ]
+    assert counters[0]["n_batches"] == counters[1]["n_batches"] > 20
+    pushed = [count["n_pushed"] for count in counters]
+    assert min(pushed) > 0.5 * max(pushed) > 0
+    summary = json.loads((tmp_path / "a" / "summary.json").read_text())
+    metrics = summary["metrics"]
+    assert metrics["replay_push_total"] == sum(pushed)
+    assert metrics["replay_sample_total"] == summary["updates"]
+    assert (metrics["replay_shards_alive"], metrics["replay_shards_lost"]) == (2, 0)
+
+
+def test_text_comes_from_two_shards_too(tmp_path):
+    mario = shlex.split(
+        """--preset mario-quick --runtime serial --device cpu --envs-per-actor 2
+        --acting.num-actors 1 --acting.segment-length 8 --acting.collect-steps 16 --simulations 4
+        --total-env-steps 64 --replay.min-positions 16 --replay.capacity-mb 50
+        --replay.num-shards 2 --learner.batch-size 8 --limiter.samples-per-insert 1
+        --control.updates-per-call 2 --evaluation.every-env-steps 1000
+        --evaluation.final-episodes 1 --evaluation.max-steps 8
+        --language.world-model-updates-per-call 2 --language.updates-per-call 1
+        --language.publish-every 1 --language.batch-size 4 --language.micro-batch-size 4"""
+    )
+    assert train.main([*mario, "--run-dir", str(tmp_path / "run")]) == 0
+    last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["language_supervised"] > 0
+
+
+def test_a_checkpoint_with_another_number_of_shards_is_refused(tmp_path, capsys):
+    """In its own directory by the settings, in another by what the checkpoint holds."""
+    folder = tmp_path / "run"
+    assert run(folder, "--total-env-steps", "120") == 0
+    with pytest.raises(SystemExit):
+        run(folder, "--replay.num-shards", "2")
+    assert "replay.num_shards: 1 in the run, 2 now" in capsys.readouterr().err
+    checkpoint = folder / "checkpoints" / (folder / "checkpoints" / "LATEST").read_text().strip()
+    assert run(tmp_path / "other", "--replay.num-shards", "2", "--resume", str(checkpoint)) == 1
+    assert "holds 1 replay shards, but replay.num_shards is 2" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
