@@ -17,6 +17,7 @@ from torch import Tensor
 
 from replay_service import snapshot
 from replay_service.config import ReplayConfig, check_capacity
+from replay_service.frame_blocks import FrameBlocks
 from replay_service.joint import ShareReply, ShareRequest
 from replay_service.live_segments import LiveSegments
 from replay_service.placement import choose_device, upload
@@ -87,6 +88,7 @@ class Replay:
             device=self.device,
             first_generation=first_generation,
         )
+        self.frame_blocks = FrameBlocks(self.ring.tensors["obs"])
         self.sampler = make_sampler(config, n_rows, self.device)
         self.rng, text_rng = (
             np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(2)
@@ -270,9 +272,12 @@ class Replay:
         if total > 0.0:
             counters.last_unique_ratio = last
 
-    def save(self, folder: Path) -> None:
-        """Write replay.npz and replay.json into `folder`; nothing else is touched."""
-        snapshot.save(self, folder)
+    def save(self, folder: Path, previous: Path | None = None) -> None:
+        """Write a snapshot into `folder`; nothing else is touched.
+
+        previous: folder of an older one, whose unchanged frames are linked instead of written
+        """
+        snapshot.save(self, folder, previous)
 
     def load(self, folder: Path) -> None:
         """Continue exactly where `save` was called; ValueError names a file that does not fit."""
@@ -292,6 +297,7 @@ class Replay:
 
     def _store(self, segment: Segment) -> None:
         stored = self.ring.append(segment)
+        self.frame_blocks.touch(stored.rows)
         self.sampler.insert(stored.start, segment.priority[: segment.n_trainable])
         self.text_sampler.insert(stored)
         self.segments.insert(stored)

@@ -77,8 +77,8 @@ class ReplayActor:
     def stats(self) -> dict[str, float]:
         return self._replay.stats()
 
-    def save(self, folder: Path | str) -> None:
-        self._replay.save(Path(folder))
+    def save(self, folder: Path | str, previous: Path | None = None) -> None:
+        self._replay.save(Path(folder), previous)
 
     def load(self, folder: Path | str) -> None:
         self._replay.load(Path(folder))

@@ -34,7 +34,8 @@ def save_cut(
     """
     started = time.monotonic()
     folder = store.begin(progress.updates, progress.env_steps)
-    for failure in shards.save(folder / "replay"):
+    older = store.newest()
+    for failure in shards.save(folder / "replay", older and older / "replay"):
         on_failure(failure)
         shutil.rmtree(Path(failure.call.args[0]), ignore_errors=True)
     calls.ask(fleet.learner, "save", folder / "learner")

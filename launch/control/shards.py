@@ -183,10 +183,16 @@ class ReplayShards:
 
     # ------------------------------------------------------------------ checkpoints
 
-    def save(self, folder: Path) -> list[CallFailed]:
-        """Every serving shard saves below `folder`, all at once; returns who failed."""
+    def save(self, folder: Path, previous: Path | None) -> list[CallFailed]:
+        """Every serving shard saves below `folder`, all at once; returns who failed.
+
+        previous: an older one of such folders, whose frames may be shared
+        """
         serving = self.serving
-        folders = [(self._folder(folder, index_of(child)),) for child in serving]
+        folders = []
+        for shard in map(index_of, serving):
+            older = None if previous is None else self._folder(previous, shard)
+            folders.append((self._folder(folder, shard), older))
         answers = self._calls.ask_each(serving, "save", folders)
         return [answer for answer in answers if isinstance(answer, CallFailed)]
 
