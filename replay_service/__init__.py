@@ -2,8 +2,14 @@
 
 from replay_service.config import ReplayConfig, check_capacity
 from replay_service.placement import choose_device
-from replay_service.reanalysis import ReanalysisRequest, TargetPatch
-from replay_service.replay import AddReport, BatchSource, LocalBatchSource, Replay
+from replay_service.reanalysis import ReanalysisRequest, ReanalysisSource, TargetPatch
+from replay_service.replay import (
+    AddReport,
+    BatchSource,
+    LocalBatchSource,
+    LocalReanalysisSource,
+    Replay,
+)
 from replay_service.segment import GameSpec, Segment, SegmentHeader
 from replay_service.statistics import stat_line
 from replay_service.targets import Batch, Handles, TargetConfig, TextBatch
@@ -15,7 +21,9 @@ __all__ = [
     "GameSpec",
     "Handles",
     "LocalBatchSource",
+    "LocalReanalysisSource",
     "ReanalysisRequest",
+    "ReanalysisSource",
     "Replay",
     "ReplayConfig",
     "Segment",

@@ -157,8 +157,9 @@ class Replay:
             importance=upload(importance, self.device),
             handles=handles,
         )
-        searched = columns.target_version.index_select(0, rows)
-        self.tally.count(SampledRows(rows, batch.weight_version, searched, self.staleness.newest))
+        self.tally.count(
+            SampledRows(rows, batch.weight_version, batch.target_version, self.staleness.newest)
+        )
         self.counters.n_samples += 1
         timer.mark("targets")
         return batch
@@ -290,3 +291,23 @@ class LocalBatchSource:
 
     def update_priorities(self, handles: Handles, priorities: NDArray[np.floating]) -> None:
         self._replay.update_priorities(handles, priorities)
+
+
+class LocalReanalysisSource:
+    """ReanalysisSource over the shards of the same process; shard i is the i-th of `shards`."""
+
+    def __init__(self, shards: Sequence[Replay]) -> None:
+        self._shards = list(shards)
+        self._turn = 0
+
+    @property
+    def n_shards(self) -> int:
+        return len(self._shards)
+
+    def next(self, n_segments: int) -> list[ReanalysisRequest]:
+        shard = self._shards[self._turn]
+        self._turn = (self._turn + 1) % len(self._shards)
+        return shard.least_refreshed(n_segments)
+
+    def patch(self, patches: Sequence[TargetPatch]) -> int:
+        return sum(self._shards[patch.handles.shard].patch([patch]) for patch in patches)
