@@ -12,12 +12,13 @@ from collections.abc import Callable
 
 from actors.collect_report import CollectReport
 from actors.evaluation import EvaluationReport
-from actors.prior.backend import PublishReport
+from actors.reanalysis import ReanalysisReport
 from actors.search.service import ServiceStats
 from launch.config import Config
 from launch.control.call_book import CallBook, RunFailed
 from launch.control.cut import read_counters, restore_children, save_cut
 from launch.control.fleet import Fleet
+from launch.control.language_tuning import LanguageTuning
 from launch.control.pacing import (
     COLLECTS_IN_FLIGHT,
     TRAINS_IN_FLIGHT,
@@ -25,6 +26,7 @@ from launch.control.pacing import (
     train_chunk,
 )
 from launch.control.progress import Progress
+from launch.control.refresh_loop import RefreshLoop
 from launch.control.reporter import Reporter
 from launch.control.run_directory import RunDirectory
 from launch.control.runtime import Call, CallFailed, Child, Runtime
@@ -37,7 +39,7 @@ ADDS_IN_FLIGHT_PER_ACTOR = 4
 DRAIN_BUDGET_S = 60.0
 START_BUDGET_S = 300.0  # importing, building and compiling take long on a small machine
 PING_AFTER_S = 20.0
-REPLACEABLE = ("env_actor", "evaluator", "monitor")
+REPLACEABLE = ("env_actor", "evaluator", "monitor", "reanalyser")
 RESTARTABLE = ("prior_engine", "search")  # others hold their handle, so they come back behind it
 
 
@@ -67,15 +69,16 @@ class Controller:
         self._next_evaluation = 0
         self._next_checkpoint = 0
         self._restarts: dict[str, int] = {}
-        self._prior_ready = False
-        self._tuned_at_update = 0
+        self._tuning = LanguageTuning(config, self._calls, fleet, self.progress, reporter)
+        self._refreshes = RefreshLoop(config, self._calls, fleet, self.progress)
         self._handlers: dict[str, Callable[[Call, object], None]] = {
             "collect": self._on_collect,
             "add": self._on_add,
             "train": self._on_train,
             "evaluate": self._on_evaluate,
             "ping": self._on_ping,
-            "publish": self._on_adapter_published,
+            "publish": self._tuning.published,
+            "refresh": self._on_refresh,
             "watch": self._on_watched,
             "sample": self._on_monitor_sample,
             "stats": self._on_stats,
@@ -115,7 +118,7 @@ class Controller:
             self.progress.restore(counters["progress"])
             self.limiter.restore(counters["limiter"])
             incarnations = {int(i): int(n) for i, n in counters["incarnations"].items()}
-            self._tuned_at_update = self.progress.updates
+            self._tuning.tuned_at_update = self.progress.updates
         self._fleet.start(incarnations)
         if folder is not None:
             restore_children(self._calls, self._fleet, folder)
@@ -159,7 +162,8 @@ class Controller:
         self._issue_trains()
         for index in self._fleet.env_actors:
             self._issue_collects(index)
-        self._issue_language()
+        self._tuning.issue()
+        self._refreshes.issue()
         if self.progress.env_steps >= self._next_evaluation and not self._calls.n_in_flight(
             "evaluate"
         ):
@@ -213,17 +217,6 @@ class Controller:
             self.limiter.sample(self._train_chunk)
             calls.issue(learner, "train", self._config.control.updates_per_call)
 
-    def _issue_language(self) -> None:
-        learner, language = self._fleet.language_learner, self._config.language
-        if learner is None or not self._prior_ready:
-            return
-        updates_since = self.progress.updates - self._tuned_at_update
-        if updates_since < language.world_model_updates_per_call:
-            return
-        if not self._calls.n_in_flight("train", child=learner):
-            self._tuned_at_update = self.progress.updates
-            self._calls.issue(learner, "train", language.updates_per_call)
-
     def _evaluate(self, n_episodes: int) -> None:
         self._calls.issue(self._fleet.evaluator, "evaluate", n_episodes, True)
 
@@ -242,11 +235,12 @@ class Controller:
     def _on_train(self, call: Call, report: TrainReport | LanguageReport) -> None:
         if isinstance(report, TrainReport):
             self.progress.trained(report)
-            return
-        self._reporter.language(report.metrics)
-        if report.adapter is not None:
-            adapter = report.adapter
-            self._calls.issue(self._fleet.prior_engine, "publish", adapter.version, adapter.path)
+            self._refreshes.trained(report)
+        else:
+            self._tuning.trained(report)
+
+    def _on_refresh(self, call: Call, report: ReanalysisReport) -> None:
+        self._refreshes.answered(report)
 
     def _on_evaluate(self, call: Call, report: EvaluationReport) -> None:
         self.progress.evaluated(report)
@@ -257,18 +251,9 @@ class Controller:
             return  # a sign of life of a child that had nothing else to do
         call.child.pid = pid
         if call.child.role == "prior_engine":
-            self._prior_ready = True
+            self._tuning.is_prior_ready = True
             self._reporter.event("prior_engine_ready", pid=pid)
         self._calls.issue(self._fleet.monitor, "watch", call.child.name, pid)
-
-    def _on_adapter_published(self, call: Call, report: PublishReport) -> None:
-        self._reporter.event(
-            "adapter_published",
-            version=report.version,
-            accepted=report.accepted,
-            max_gap=report.max_gap,
-            reason=report.reason,
-        )
 
     def _on_watched(self, call: Call, answer: None) -> None:
         """The monitor knows a process now; nothing follows from it."""
@@ -309,7 +294,7 @@ class Controller:
         self.progress.restarts += 1
         if child.role in RESTARTABLE:
             if child.role == "prior_engine":
-                self._prior_ready = False
+                self._tuning.is_prior_ready = False
             if not failure.died:
                 self._runtime.restart(child)
             replacement = child

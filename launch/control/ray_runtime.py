@@ -14,7 +14,7 @@ from actors.search_actor import RaySearchTransport, SearchActor
 from launch.control.runtime import Call, CallFailed, Child, Resources
 from learner.language.language_learner_actor import RayTextSource
 from learner.weight_server_actor import RayWeightSink, RayWeightSource
-from replay_service.replay_actor import RayBatchSource
+from replay_service.replay_actor import RayBatchSource, RayReanalysisSource
 
 OBJECT_STORE_BYTES = 512 * 1024 * 1024  # in-flight segments and batches are a few MB each
 
@@ -142,6 +142,9 @@ class RayLinks:
 
     def text_source(self, replay: Child, batch_size: int) -> RayTextSource:
         return RayTextSource(replay.handle, batch_size)
+
+    def reanalysis_source(self, replays: Sequence[Child]) -> RayReanalysisSource:
+        return RayReanalysisSource([replay.handle for replay in replays])
 
     def prior_transport(self, engine: Child) -> RayPriorTransport:
         return RayPriorTransport(engine.handle)

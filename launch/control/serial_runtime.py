@@ -14,7 +14,7 @@ from actors.prior.local_engine import LocalPriorEngine
 from actors.search.service import LocalSearchTransport, ServiceStats, make_service
 from launch.control.runtime import Call, CallFailed, Child, Resources
 from learner.weight_server_actor import LocalWeightLink
-from replay_service import LocalBatchSource, Replay, TextBatch
+from replay_service import LocalBatchSource, LocalReanalysisSource, Replay, TextBatch
 
 
 class SerialRuntime:
@@ -105,6 +105,9 @@ class LocalLinks:
 
     def text_source(self, replay: Child, batch_size: int) -> LocalTextSource:
         return LocalTextSource(replay.handle, batch_size)
+
+    def reanalysis_source(self, replays: Sequence[Child]) -> LocalReanalysisSource:
+        return LocalReanalysisSource([replay.handle for replay in replays])
 
     def prior_transport(self, engine: Child) -> LocalPriorTransport:
         return LocalPriorTransport(engine.handle)
