@@ -16,8 +16,8 @@ from launch.control.progress import Progress
 from learner.learner import TrainReport
 
 REFRESHES_IN_FLIGHT = 2  # one running, one queued, so that the reanalyser never idles
-# Sampled positions that the share is taken over, a standard error of 3 %. Over more of them the loop
-# would learn late of what it did, and refresh too much before it stops.
+# Sampled positions that the share is taken over, a standard error of 3 %. Over more of them the
+# loop would learn late of what it did, and refresh too much before it stops.
 RECENT_POSITIONS = 256
 
 
