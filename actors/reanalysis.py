@@ -47,7 +47,8 @@ class ReanalysisReport:
     weight_version: int = NO_VERSION
     n_segments: int = 0  # searched
     n_as_new: int = 0  # handed out and left alone: their targets are as new as the weights
-    n_positions: int = 0  # searched
+    n_trainable: int = 0  # positions of them that may start a sample
+    n_positions: int = 0  # searched: these, and context that windows read
     n_applied: int = 0  # of them, replay took over
     n_failed: int = 0  # of them, met a number that is not finite; their old targets stay
     n_with_prior: int = 0  # of them, whose root used the language model
@@ -220,6 +221,7 @@ class Reanalyser:
         found = self._search_roots(join_roots(parts), env_steps, report)
         version = report.weight_version
         report.n_segments = len(requests)
+        report.n_trainable = sum(request.n_trainable for request in requests)
         report.versions_gained = sum(version - request.target_version for request in requests)
         patches, first = [], 0
         for request, part in zip(requests, parts, strict=True):

@@ -229,6 +229,7 @@ class Controller:
 
     def _on_add(self, call: Call, report: AddReport) -> None:
         self.limiter.insert(report.n_positions)
+        self._refreshes.inserted(report.n_positions)
         for reason in report.reasons:
             self._reporter.event("segment_rejected", reason=reason)
 

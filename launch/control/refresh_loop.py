@@ -2,6 +2,8 @@
 
 A closed loop over counters, never over clocks, so that a serial run repeats: the learner tells of
 each call which share of its samples was refreshed; while the share is too low, calls are issued.
+What a refresh does shows late, in samples that are drawn after it, so the pace is bounded too: by
+what was played.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from launch.control.fleet import Fleet
 from launch.control.progress import Progress
 from learner.learner import TrainReport
 
-REFRESHES_IN_FLIGHT = 2  # one running, one queued, so that the reanalyser never idles
+REFRESHES_PER_INSERT = 2.0  # above 1, so that any share can be held while segments come and go
 # Sampled positions that the share is taken over, a standard error of 3 %. Over more of them the
 # loop would learn late of what it did, and refresh too much before it stops.
 RECENT_POSITIONS = 256
@@ -43,7 +45,7 @@ class RecentShare:
 
 
 class RefreshLoop:
-    """Owned by the controller; issues at most REFRESHES_IN_FLIGHT calls, and waits for none."""
+    """Owned by the controller; one call is in flight at most, and nobody waits for it."""
 
     def __init__(self, config: Config, calls: CallBook, fleet: Fleet, progress: Progress) -> None:
         self._config = config
@@ -51,16 +53,24 @@ class RefreshLoop:
         self._fleet = fleet
         self._progress = progress
         self._recent = RecentShare()
+        self._allowed = 0.0  # positions that may be refreshed now
         self._sleeps_until = 0  # learner updates; nothing was older than the weights until then
 
     def issue(self) -> None:
-        """Keep the reanalyser busy while too few samples are refreshed."""
+        """Have some segments refreshed if too few samples are."""
         child = self._fleet.reanalyser
-        while child is not None and self._is_wanted():
-            if self._calls.n_in_flight("refresh", child=child) >= REFRESHES_IN_FLIGHT:
-                return
+        if child is None or self._calls.n_in_flight("refresh", child=child):
+            return
+        if self._is_wanted():
             n_segments = self._config.reanalysis.segments_per_call
             self._calls.issue(child, "refresh", n_segments, self._progress.env_steps)
+
+    def inserted(self, n_positions: int) -> None:
+        """Allow for positions that came in; one call's worth is saved up at most where none are due."""
+        self._allowed += REFRESHES_PER_INSERT * n_positions
+        if not self._is_short():
+            most = self._config.reanalysis.segments_per_call * self._config.acting.segment_length
+            self._allowed = min(self._allowed, float(most))
 
     def trained(self, report: TrainReport) -> None:
         """Take in what the learner sampled."""
@@ -70,12 +80,15 @@ class RefreshLoop:
     def answered(self, report: ReanalysisReport) -> None:
         """Where nothing had older targets, nothing has before newer weights are published."""
         self._progress.refreshed(report)
+        self._allowed -= report.n_trainable
         if report.n_segments == 0:
             wait = self._config.learner.publish_every
             self._sleeps_until = self._progress.updates + wait
 
     def _is_wanted(self) -> bool:
+        is_allowed = self._allowed > 0.0 and self._progress.updates >= self._sleeps_until
+        return is_allowed and self._is_short()
+
+    def _is_short(self) -> bool:
         share = self._recent.share
-        if share is None or self._progress.updates < self._sleeps_until:
-            return False
-        return share < self._config.reanalysis.share
+        return share is not None and share < self._config.reanalysis.share

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,19 +10,14 @@ from hypothesis import strategies as st
 from actors.reanalysis import ReanalysisConfig, ReanalysisReport
 from launch.config import Config
 from launch.control.progress import Progress
-from launch.control.refresh_loop import (
-    RECENT_POSITIONS,
-    REFRESHES_IN_FLIGHT,
-    RecentShare,
-    RefreshLoop,
-)
+from launch.control.refresh_loop import RECENT_POSITIONS, RecentShare, RefreshLoop
 from learner.config import LearnerConfig
 from learner.learner import TrainReport
 
 
 @dataclass
 class Calls:
-    """The call book's two verbs that the loop uses."""
+    """The call book's two verbs that the loop uses; nothing is answered by itself."""
 
     issued: list[tuple] = field(default_factory=list)
 
@@ -54,29 +50,49 @@ def train(loop: RefreshLoop, progress: Progress, share: float, n_updates: int = 
 
 def test_nothing_is_issued_before_learning_or_without_a_reanalyser():
     loop, calls, _ = make_loop(0.5)
+    loop.inserted(500)
     loop.issue()
     assert not calls.issued
     loop, calls, progress = make_loop(0.5, Fleet(reanalyser=None))
+    loop.inserted(500)
     train(loop, progress, 0.0)
     loop.issue()
     assert not calls.issued
 
 
-def test_calls_are_bounded_and_stop_at_the_wanted_share():
+def test_one_call_is_in_flight_and_none_at_the_wanted_share():
     loop, calls, progress = make_loop(0.5)
     progress.env_steps = 77
+    loop.inserted(500)
     train(loop, progress, 0.2)
     loop.issue()
     loop.issue()
-    assert calls.issued == [("reanalyser", "refresh", 4, 77)] * REFRESHES_IN_FLIGHT
+    assert calls.issued == [("reanalyser", "refresh", 4, 77)]
     calls.issued.clear()
     train(loop, progress, 0.5)
     loop.issue()
     assert not calls.issued
 
 
+def test_it_refreshes_at_most_twice_what_comes_in():
+    loop, calls, progress = make_loop(0.9)
+    train(loop, progress, 0.0)
+    n_refreshed = n_inserted = 0
+    for _ in range(100):
+        loop.inserted(7)
+        n_inserted += 7
+        loop.issue()
+        for _ in calls.issued:
+            loop.answered(ReanalysisReport(n_segments=4, n_trainable=100))
+            n_refreshed += 100
+        calls.issued.clear()
+        assert n_refreshed <= 2 * n_inserted + 100
+    assert n_refreshed > 2 * n_inserted - 100
+
+
 def test_without_older_targets_it_waits_for_the_next_publication():
     loop, calls, progress = make_loop(0.5)
+    loop.inserted(500)
     train(loop, progress, 0.0)
     loop.answered(ReanalysisReport(weight_version=0))
     for n_updates in (4, 5):
@@ -88,14 +104,16 @@ def test_without_older_targets_it_waits_for_the_next_publication():
     assert calls.issued
 
 
-@given(calls=st.lists(st.tuples(st.integers(1, 600), st.floats(0.0, 1.0)), min_size=1, max_size=30))
-def test_the_share_is_that_of_the_fewest_newest_calls_that_hold_enough(calls):
+@given(
+    reports=st.lists(st.tuples(st.integers(1, 600), st.floats(0.0, 1.0)), min_size=1, max_size=30)
+)
+def test_the_share_is_that_of_the_fewest_newest_reports_that_hold_enough(reports):
     recent = RecentShare()
     assert recent.share is None
-    for n_positions, share in calls:
+    for n_positions, share in reports:
         recent.add(n_positions, share)
     kept = []
-    for n_positions, share in reversed(calls):
+    for n_positions, share in reversed(reports):
         kept.append((n_positions, share))
         if sum(n for n, _ in kept) >= RECENT_POSITIONS:
             break
@@ -107,32 +125,32 @@ def test_the_share_is_that_of_the_fewest_newest_calls_that_hold_enough(calls):
 @given(
     wanted=st.floats(0.05, 0.9),
     capacity=st.integers(1_000, 5_000),
-    inserted=st.integers(1, 60),
+    inserted=st.integers(5, 60),
     refreshed=st.integers(10, 160),
+    lag=st.integers(0, 3),
 )
 def test_the_loop_holds_the_share_of_a_replay_that_turns_over(
-    wanted, capacity, inserted, refreshed
+    wanted, capacity, inserted, refreshed, lag
 ):
-    """Uniform sampling from a ring of positions; each round inserts, samples and may refresh."""
+    """Uniform sampling from a ring of positions; the learner tells `lag` rounds late."""
     loop, calls, progress = make_loop(wanted)
-    is_fresh = [False] * capacity
-    seen = []
-    for round_ in range(2_000):
-        is_fresh = is_fresh[inserted:] + [False] * inserted
-        share = sum(is_fresh) / capacity
-        seen.append(share)
-        train(loop, progress, share)
+    is_fresh = np.zeros(capacity, bool)
+    shares = [0.0] * (lag + 1)
+    for _ in range(4 * capacity // inserted):
+        is_fresh = np.append(is_fresh[inserted:], np.zeros(inserted, bool))
+        loop.inserted(inserted)
+        shares.append(is_fresh.mean())
+        train(loop, progress, shares[-1 - lag])
         loop.issue()
-        for _ in calls.issued:
-            oldest = [i for i, fresh in enumerate(is_fresh) if not fresh][:refreshed]
-            for i in oldest:
-                is_fresh[i] = True
-            loop.answered(ReanalysisReport(weight_version=round_, n_segments=len(oldest)))
+        n_calls = len(calls.issued)
         calls.issued.clear()
-        if round_ * max(inserted, 1) > 3 * capacity:
-            break
-    settled = seen[len(seen) // 2 :]
-    # A round inserts and refreshes whole chunks; the share moves by no more than both.
-    step = (REFRESHES_IN_FLIGHT * refreshed + inserted) / capacity
-    if REFRESHES_IN_FLIGHT * refreshed > 2 * inserted:
-        assert wanted - step - 0.01 <= min(settled) and max(settled) <= wanted + step + 0.01
+        for _ in range(n_calls):
+            oldest = np.flatnonzero(~is_fresh)[:refreshed]
+            is_fresh[oldest] = True
+            loop.answered(ReanalysisReport(n_segments=1, n_trainable=len(oldest)))
+    settled = shares[len(shares) // 2 :]
+    if refreshed < 2 * inserted:  # one call a round, and it brings too little
+        return
+    # What was saved up and a last call may go too far, and so may what is done before it shows.
+    slack = (160 + refreshed + 3 * inserted * (lag + 1)) / capacity
+    assert wanted - slack <= min(settled) and max(settled) <= wanted + slack
