@@ -66,7 +66,7 @@ class RefreshLoop:
             self._calls.issue(child, "refresh", n_segments, self._progress.env_steps)
 
     def inserted(self, n_positions: int) -> None:
-        """Allow for positions that came in; one call's worth is saved up at most where none are due."""
+        """Allow for positions that came in; with the share reached, one call's worth at most."""
         self._allowed += REFRESHES_PER_INSERT * n_positions
         if not self._is_short():
             most = self._config.reanalysis.segments_per_call * self._config.acting.segment_length
