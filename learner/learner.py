@@ -33,7 +33,8 @@ class TrainReport:
 
     metrics: means over these updates (loss_total, loss_policy, loss_value, loss_reward,
              loss_latent, entropy, grad_norm, learning_rate, value_mean, value_target_mean,
-             value_error, real_steps), and skipped_total, the count since the run began
+             value_error, real_steps, reanalysed_share), and skipped_total, the count since the run
+             began
     seconds: sample_wait, compute, publish; sums over these updates
     """
 
@@ -135,7 +136,7 @@ class Learner:
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
         with torch.no_grad():
             value = self.model.support.decode(output.value_logits.float())
-            metrics, priorities = _measure(loss, norm, losses, value, targets)
+            metrics, priorities = _measure(loss, norm, losses, value, targets, batch)
         is_finite = bool(np.isfinite([metrics["loss_total"], metrics["grad_norm"]]).all())
         self._finish(is_finite, batch)
         return metrics | {"learning_rate": rate, "real_steps": float(n_real)}, priorities
@@ -236,7 +237,12 @@ def make_optimizer(
 
 
 def _measure(
-    loss: Tensor, norm: Tensor, losses: SampleLosses, value: Tensor, targets: LossTargets
+    loss: Tensor,
+    norm: Tensor,
+    losses: SampleLosses,
+    value: Tensor,
+    targets: LossTargets,
+    batch: Batch,
 ) -> tuple[dict[str, float], NDArray[np.float32]]:
     """Metrics by one transfer, and the mean |value - target| over each sample's valid steps."""
     mask = targets.valid
@@ -254,6 +260,7 @@ def _measure(
         "value_mean": torch.where(mask, value, 0.0).sum() / n_valid,
         "value_target_mean": torch.where(mask, targets.value, 0.0).sum() / n_valid,
         "value_error": errors.sum() / n_valid,
+        "reanalysed_share": (batch.target_version > batch.weight_version).float().mean(),
     }
     numbers = torch.stack([column.detach().float() for column in columns.values()]).tolist()
     return dict(zip(columns, numbers, strict=True)), priorities.float().cpu().numpy()

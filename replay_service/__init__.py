@@ -1,10 +1,15 @@
 """Prioritized replay of episode segments: bounded ring storage, sum tree, n-step targets."""
 
-from replay_service.batch_source import BatchSource, LocalBatchSource, LocalJointBatchSource
+from replay_service.batch_source import (
+    BatchSource,
+    LocalBatchSource,
+    LocalJointBatchSource,
+    LocalReanalysisSource,
+)
 from replay_service.config import ReplayConfig, check_capacity
 from replay_service.joint import JointTextSource
 from replay_service.placement import choose_device
-from replay_service.reanalysis import ReanalysisRequest, TargetPatch
+from replay_service.reanalysis import ReanalysisRequest, ReanalysisSource, TargetPatch
 from replay_service.replay import AddReport, Replay
 from replay_service.segment import GameSpec, Segment, SegmentHeader
 from replay_service.statistics import merge_stats, stat_line
@@ -20,7 +25,9 @@ __all__ = [
     "JointTextSource",
     "LocalBatchSource",
     "LocalJointBatchSource",
+    "LocalReanalysisSource",
     "ReanalysisRequest",
+    "ReanalysisSource",
     "Replay",
     "ReplayConfig",
     "Segment",

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from replay_service.config import ReplayConfig
 from replay_service.joint import JointPlanner, ShareReply, ShareRequest, parts
+from replay_service.reanalysis import ReanalysisRequest, TargetPatch
 from replay_service.replay import Replay
 from replay_service.targets import Batch, BatchHandles, Handles
 
@@ -89,3 +90,23 @@ class LocalJointBatchSource:
         for index, reply in enumerate(replies):
             self._planner.learn(index, reply)
         return replies
+
+
+class LocalReanalysisSource:
+    """ReanalysisSource over the shards of the same process; shard i is the i-th of `shards`."""
+
+    def __init__(self, shards: Sequence[Replay]) -> None:
+        self._shards = list(shards)
+        self._turn = 0
+
+    @property
+    def n_shards(self) -> int:
+        return len(self._shards)
+
+    def next(self, n_segments: int) -> list[ReanalysisRequest]:
+        shard = self._shards[self._turn]
+        self._turn = (self._turn + 1) % len(self._shards)
+        return shard.least_refreshed(n_segments)
+
+    def patch(self, patches: Sequence[TargetPatch]) -> int:
+        return sum(self._shards[patch.handles.shard].patch([patch]) for patch in patches)

@@ -199,8 +199,9 @@ class Replay:
             importance=upload(importance, self.device),
             handles=handles,
         )
-        searched = columns.target_version.index_select(0, rows)
-        self.tally.count(SampledRows(rows, batch.weight_version, searched, self.staleness.newest))
+        self.tally.count(
+            SampledRows(rows, batch.weight_version, batch.target_version, self.staleness.newest)
+        )
         self.counters.n_samples += 1
         timer.mark("targets")
         return batch

@@ -1,4 +1,4 @@
-"""Replay behind Ray: the actor shell, and the client through which a learner samples ahead.
+"""Replay behind Ray: the actor shell, and the clients of learner and reanalyser.
 
 Batches pickle as numpy arrays (see `Batch.__reduce__`): Ray writes their bytes once into its object
 store, and the client copies them out, so that no batch keeps the store pinned.
@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import ray
@@ -20,12 +21,15 @@ from ray.actor import ActorHandle
 
 from replay_service.config import ReplayConfig
 from replay_service.joint import ShareReply, ShareRequest
+from replay_service.reanalysis import ReanalysisRequest, TargetPatch
 from replay_service.replay import AddReport, Replay
 from replay_service.segment import GameSpec, Segment
 from replay_service.sum_tree import SumTree
 from replay_service.targets import Batch, BatchHandles, Handles, TargetConfig, TextBatch
 
 MAX_PENDING_UPDATES = 8
+
+Answer = TypeVar("Answer")
 
 
 class ReplayActor:
@@ -73,6 +77,12 @@ class ReplayActor:
 
     def update_priorities(self, handles: Handles, priorities: NDArray[np.floating]) -> int:
         return self._replay.update_priorities(handles, priorities)
+
+    def least_refreshed(self, n_segments: int) -> list[ReanalysisRequest]:
+        return self._replay.least_refreshed(n_segments)
+
+    def patch(self, patches: Sequence[TargetPatch]) -> int:
+        return self._replay.patch(patches)
 
     def stats(self) -> dict[str, float]:
         return self._replay.stats()
@@ -174,6 +184,52 @@ def check_settings(batch_size: int, depth: int, timeout_s: float) -> None:
 def _is_restarted() -> bool:
     """Whether this is a Ray actor that Ray started again after its process had died."""
     return ray.is_initialized() and ray.get_runtime_context().was_current_actor_reconstructed
+
+
+class RayReanalysisSource:
+    """ReanalysisSource over ReplayActors, which take turns; lives in the reanalyser.
+
+    A shard that is gone or silent is passed over: it has nothing to search, and what was searched
+    for it is lost, as if it had been evicted. Errors that a shard raises come through.
+    """
+
+    def __init__(
+        self, handles: Sequence[ActorHandle[ReplayActor]], *, timeout_s: float = 120.0
+    ) -> None:
+        """handles: of every shard, shard i the i-th"""
+        self._handles = list(handles)
+        self._timeout_s = timeout_s
+        self._turn = 0
+        self.n_failures = 0  # calls without an answer
+
+    @property
+    def n_shards(self) -> int:
+        return len(self._handles)
+
+    def next(self, n_segments: int) -> list[ReanalysisRequest]:
+        handle = self._handles[self._turn]
+        self._turn = (self._turn + 1) % len(self._handles)
+        return self._answers([handle.least_refreshed.remote(n_segments)], default=[])[0]
+
+    def patch(self, patches: Sequence[TargetPatch]) -> int:
+        by_shard: dict[int, list[TargetPatch]] = {}
+        for patch in patches:
+            by_shard.setdefault(patch.handles.shard, []).append(patch)
+        calls = [self._handles[shard].patch.remote(group) for shard, group in by_shard.items()]
+        return sum(self._answers(calls, default=0))
+
+    def _answers(self, calls: Sequence[ray.ObjectRef[Answer]], default: Answer) -> list[Answer]:
+        """Of every call, `default` where the shard does not give one."""
+        answers = []
+        for call in calls:
+            try:
+                answers.append(ray.get(call, timeout=self._timeout_s))
+            except ray.exceptions.RayTaskError:
+                raise
+            except (ray.exceptions.RayError, ray.exceptions.GetTimeoutError):
+                self.n_failures += 1
+                answers.append(default)
+        return answers
 
 
 def _compile_kernels() -> None:

@@ -113,6 +113,8 @@ class Batch:
     valid:              [B, H] bool, steps that count in the losses
     importance:         [B] float32, at most 1
     weight_version:     [B] int64, oldest version that acted in the window's segment
+    target_version:     [B] int64, version that the start's policy and value were searched with;
+                        newer than weight_version where they were searched again
     legal:              [B, H, A] bool, or None when every action is always legal
 
     After a terminal the episode goes on in an absorbing state: o_T, reward 0, value target 0,
@@ -130,6 +132,7 @@ class Batch:
     valid: Tensor
     importance: Tensor
     weight_version: Tensor
+    target_version: Tensor
     handles: BatchHandles
     legal: Tensor | None = None
 
@@ -286,6 +289,7 @@ class WindowBuilder:
             valid=is_step[:, :n_unroll] | windows.terminated,
             importance=importance,
             weight_version=columns.weight_version.index_select(0, windows.rows).long(),
+            target_version=columns.target_version.index_select(0, windows.rows).long(),
             handles=handles,
             legal=None if legal is None else legal.index_select(0, unroll).view(*shape, -1),
         )

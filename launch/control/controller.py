@@ -12,12 +12,13 @@ from collections.abc import Callable
 
 from actors.collect_report import CollectReport
 from actors.evaluation import EvaluationReport
-from actors.prior.backend import PublishReport
+from actors.reanalysis import ReanalysisReport
 from actors.search.service import ServiceStats
 from launch.config import Config
 from launch.control.call_book import CallBook
 from launch.control.cut import read_counters, restore_children, save_cut
 from launch.control.fleet import Fleet
+from launch.control.language_tuning import LanguageTuning
 from launch.control.pacing import (
     COLLECTS_IN_FLIGHT,
     TRAINS_IN_FLIGHT,
@@ -25,6 +26,7 @@ from launch.control.pacing import (
     train_chunk,
 )
 from launch.control.progress import Progress
+from launch.control.refresh_loop import RefreshLoop
 from launch.control.reporter import Reporter
 from launch.control.run_directory import RunDirectory
 from launch.control.runtime import Call, CallFailed, Runtime
@@ -74,15 +76,16 @@ class Controller:
         self._issued_env_steps = 0
         self._next_evaluation = 0
         self._next_checkpoint = 0
-        self._prior_ready = False
-        self._tuned_at_update = 0
+        self._tuning = LanguageTuning(config, self._calls, fleet, self.progress, reporter)
+        self._refreshes = RefreshLoop(config, self._calls, fleet, self.progress)
         self._handlers: dict[str, Callable[[Call, object], None]] = {
             "collect": self._on_collect,
             "add": self._on_add,
             "train": self._on_train,
             "evaluate": self._on_evaluate,
             "ping": self._on_ping,
-            "publish": self._on_adapter_published,
+            "publish": self._tuning.published,
+            "refresh": self._on_refresh,
             "watch": self._on_watched,
             "sample": self._on_monitor_sample,
             "stats": self._on_stats,
@@ -122,7 +125,7 @@ class Controller:
             self.progress.restore(counters["progress"])
             self.limiter.restore(counters["limiter"])
             incarnations = {int(i): int(n) for i, n in counters["incarnations"].items()}
-            self._tuned_at_update = self.progress.updates
+            self._tuning.tuned_at_update = self.progress.updates
         self._fleet.start(incarnations)
         if folder is not None:
             restore_children(self._calls, self._fleet, self._shards, folder, counters)
@@ -159,7 +162,8 @@ class Controller:
         self._issue_trains()
         for index in self._fleet.env_actors:
             self._issue_collects(index)
-        self._issue_language()
+        self._tuning.issue()
+        self._refreshes.issue()
         if self.progress.env_steps >= self._next_evaluation and not self._calls.n_in_flight(
             "evaluate"
         ):
@@ -213,17 +217,6 @@ class Controller:
             self.limiter.sample(self._train_chunk)
             calls.issue(learner, "train", self._config.control.updates_per_call)
 
-    def _issue_language(self) -> None:
-        learner, language = self._fleet.language_learner, self._config.language
-        if learner is None or not self._prior_ready:
-            return
-        updates_since = self.progress.updates - self._tuned_at_update
-        if updates_since < language.world_model_updates_per_call:
-            return
-        if not self._calls.n_in_flight("train", child=learner):
-            self._tuned_at_update = self.progress.updates
-            self._calls.issue(learner, "train", language.updates_per_call)
-
     def _evaluate(self, n_episodes: int) -> None:
         self._calls.issue(self._fleet.evaluator, "evaluate", n_episodes, True)
 
@@ -237,17 +230,19 @@ class Controller:
     def _on_add(self, call: Call, report: AddReport) -> None:
         self._shards.added(call, report)
         self.limiter.insert(report.n_positions)
+        self._refreshes.inserted(report.n_positions)
         for reason in report.reasons:
             self._reporter.event("segment_rejected", reason=reason)
 
     def _on_train(self, call: Call, report: TrainReport | LanguageReport) -> None:
         if isinstance(report, TrainReport):
             self.progress.trained(report)
-            return
-        self._reporter.language(report.metrics)
-        if report.adapter is not None:
-            adapter = report.adapter
-            self._calls.issue(self._fleet.prior_engine, "publish", adapter.version, adapter.path)
+            self._refreshes.trained(report)
+        else:
+            self._tuning.trained(report)
+
+    def _on_refresh(self, call: Call, report: ReanalysisReport) -> None:
+        self._refreshes.answered(report)
 
     def _on_evaluate(self, call: Call, report: EvaluationReport) -> None:
         self.progress.evaluated(report)
@@ -262,18 +257,9 @@ class Controller:
             return  # a sign of life of a child that had nothing else to do
         call.child.pid = pid
         if call.child.role == "prior_engine":
-            self._prior_ready = True
+            self._tuning.is_prior_ready = True
             self._reporter.event("prior_engine_ready", pid=pid)
         self._calls.issue(self._fleet.monitor, "watch", call.child.name, pid)
-
-    def _on_adapter_published(self, call: Call, report: PublishReport) -> None:
-        self._reporter.event(
-            "adapter_published",
-            version=report.version,
-            accepted=report.accepted,
-            max_gap=report.max_gap,
-            reason=report.reason,
-        )
 
     def _on_watched(self, call: Call, answer: None) -> None:
         """The monitor knows a process now; nothing follows from it."""
@@ -294,7 +280,7 @@ class Controller:
         lost = self._supervisor.recover(failure)
         self._issued_env_steps -= sum(int(c.args[0]) for c in lost if c.method == "collect")
         if failure.call.child.role == "prior_engine":
-            self._prior_ready = False
+            self._tuning.is_prior_ready = False
 
     # ------------------------------------------------------------------ ends and cuts
 

@@ -10,6 +10,7 @@ from actors.env_actor import EnvActor
 from actors.evaluator_actor import EvaluatorActor, n_evaluation_games
 from actors.player import PlayerConfig
 from actors.prior.prior_engine_actor import MAX_CONCURRENT_CALLS, engine_env
+from actors.reanalyze_actor import ReanalyzeActor
 from actors.search import SearchSeat
 from launch.config import Config
 from launch.control.runtime import Child, Links, Resources, Runtime
@@ -28,9 +29,11 @@ LEARNER_CPUS = 1.0
 # Shares of the first GPU; they bound nothing but what Ray places there.
 LEARNER_GPU_SHARE = 0.4
 PRIOR_ENGINE_GPU_SHARE = 0.3
-SEARCH_GPU_SHARE = 0.3
+SEARCH_GPU_SHARE = 0.2
+REANALYSIS_GPU_SHARE = 0.1
 SEARCH_SEED_STREAM = 2_000_003
 REPLAY_SEED_STREAM = 5_000_011  # from one shard to the next
+REANALYSIS_SEED_STREAM = 3_000_017
 ADAPTERS_FOLDER = "adapters"  # in the run directory
 LIGHT = Resources(num_cpus=0.1)
 LIGHT_RESTARTABLE = Resources(num_cpus=0.1, restartable=True)
@@ -45,14 +48,16 @@ class Placement:
 
 
 def placement(config: Config, device: str) -> Placement:
-    """What `config` needs; learner, prior engine and search service share the first GPU."""
+    """What `config` needs; whoever runs on a GPU shares the first one."""
     gpus = 1.0 if device == "cuda" else 0.0
     light = (3 + config.replay.num_shards) * LIGHT.num_cpus
     engines = 1.0 * config.prior.enabled + 1.0 * (config.search.mode == "served")
+    reanalyser = ACTOR_RESOURCES.num_cpus * (config.reanalysis.share > 0.0)
     return Placement(
         num_cpus=config.acting.num_actors * ACTOR_RESOURCES.num_cpus
         + LEARNER_CPUS
         + engines
+        + reanalyser
         + light,
         num_gpus=gpus,
     )
@@ -89,6 +94,7 @@ class Fleet:
         self.search: Child | None = None
         self._evaluator_incarnation = -1
         self.language_learner: Child | None = None
+        self.reanalyser: Child | None = None
 
     def start(self, incarnations: dict[int, int]) -> None:
         """Starts every child; `incarnations` come from a checkpoint, so that ids never repeat."""
@@ -109,10 +115,12 @@ class Fleet:
             self.incarnations[index] = incarnations.get(index, -1)
             self.start_env_actor(index)
         self.evaluator = self.start_evaluator()
+        if config.reanalysis.share > 0.0:
+            self.reanalyser = self._start_reanalyser()
 
     def children(self) -> list[Child]:
         """Every child that is running now."""
-        maybe = (self.prior_engine, self.language_learner, self.search)
+        maybe = (self.prior_engine, self.language_learner, self.search, self.reanalyser)
         optional = [child for child in maybe if child is not None]
         fixed = [*self.replays, self.weight_server, self.learner, *optional, self.monitor]
         return [*fixed, *self.env_actors.values(), self.evaluator]
@@ -147,6 +155,9 @@ class Fleet:
         if child.role == "evaluator":
             self.evaluator = self.start_evaluator()
             return self.evaluator
+        if child.role == "reanalyser":
+            self.reanalyser = self._start_reanalyser()
+            return self.reanalyser
         assert child.role == "monitor", child.role
         self.monitor = self._start_monitor()
         return self.monitor
@@ -177,7 +188,30 @@ class Fleet:
             LIGHT,
         )
 
-    def _player_config(self) -> PlayerConfig:
+    def _start_reanalyser(self) -> Child:
+        config, on_gpu = self._config, self._device == "cuda"
+        return self._runtime.start(
+            "reanalyser",
+            "reanalyser",
+            ReanalyzeActor,
+            {
+                "player": self._player_config(self._device),
+                "reanalysis": config.reanalysis,
+                "spec": self._spec,
+                "unroll_steps": config.targets.unroll_steps,
+                "seed": config.seed + REANALYSIS_SEED_STREAM,
+                "prior_transport": self._prior_transport(),
+                "weight_source": self._links.weight_source(self.weight_server),
+                "source": self._links.reanalysis_source(self.replays),
+            },
+            Resources(
+                num_cpus=ACTOR_RESOURCES.num_cpus,
+                num_gpus=REANALYSIS_GPU_SHARE if on_gpu else 0.0,
+            ),
+        )
+
+    def _player_config(self, device: str = "cpu") -> PlayerConfig:
+        """The learner's GPU is not shared with searches of one env actor, hence the default."""
         config = self._config
         return PlayerConfig(
             env=config.env,
@@ -185,7 +219,7 @@ class Fleet:
             prior=config.prior,
             model=config.model,
             discount=config.targets.discount,
-            device="cpu",  # the learner's GPU is not shared with searches of one env actor
+            device=device,
         )
 
     def _start_prior_engine(self) -> Child:

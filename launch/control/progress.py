@@ -10,7 +10,9 @@ import numpy as np
 
 from actors.collect_report import CollectReport, EpisodeRecord
 from actors.evaluation import EvaluationReport
+from actors.reanalysis import ReanalysisReport
 from cache.pool import PoolStats
+from launch.control.refresh_figures import RefreshFigures
 from learner.learner import TrainReport
 
 RECENT_EPISODES = 100
@@ -48,6 +50,7 @@ class Progress:
         self._prior: dict[str, dict[str, float]] = {}  # by env actor
         self._cache: dict[str, dict[str, PoolStats]] = {}  # by process, then pool
         self._evaluation: dict[str, float] = {}
+        self._refreshes = RefreshFigures()
         self._weight_version = -1
         self._started = time.monotonic()
         self.window = Window(self._started)
@@ -80,6 +83,9 @@ class Progress:
         self.window.updates += report.n_updates
         self.window.learner_seconds.update(report.seconds)
         self._losses = dict(report.metrics)
+
+    def refreshed(self, report: ReanalysisReport) -> None:
+        self._refreshes.add(report)
 
     def evaluated(self, report: EvaluationReport) -> None:
         self.evaluations += 1
@@ -137,6 +143,7 @@ class Progress:
         metrics.update(self._cache_metrics())
         metrics.update(self._prior_metrics())
         metrics.update(self._wait_metrics(elapsed))
+        metrics.update(self._refreshes.close_window(elapsed))
         self.window = Window(now)
         return metrics
 

@@ -16,7 +16,7 @@ from learner.language.language_learner import TextSource
 from learner.language.language_learner_actor import RayTextSource
 from learner.weight_server_actor import RayWeightSink, RayWeightSource
 from replay_service import BatchSource, JointTextSource, ReplayConfig
-from replay_service.replay_actor import RayBatchSource
+from replay_service.replay_actor import RayBatchSource, RayReanalysisSource
 from replay_service.sharded_replay_actor import RayJointBatchSource, RayTextShard
 
 OBJECT_STORE_BYTES = 512 * 1024 * 1024  # in-flight segments and batches are a few MB each
@@ -153,6 +153,9 @@ class RayLinks:
         if len(handles) == 1:
             return RayTextSource(handles[0], batch_size)
         return JointTextSource([RayTextShard(handle) for handle in handles], batch_size, seed)
+
+    def reanalysis_source(self, replays: Sequence[Child]) -> RayReanalysisSource:
+        return RayReanalysisSource([replay.handle for replay in replays])
 
     def prior_transport(self, engine: Child) -> RayPriorTransport:
         return RayPriorTransport(engine.handle)

@@ -20,6 +20,7 @@ from replay_service import (
     JointTextSource,
     LocalBatchSource,
     LocalJointBatchSource,
+    LocalReanalysisSource,
     Replay,
     ReplayConfig,
     TextBatch,
@@ -121,6 +122,9 @@ class LocalLinks:
         if len(replays) == 1:
             return LocalTextSource(replays[0].handle, batch_size)
         return JointTextSource([replay.handle for replay in replays], batch_size, seed)
+
+    def reanalysis_source(self, replays: Sequence[Child]) -> LocalReanalysisSource:
+        return LocalReanalysisSource([replay.handle for replay in replays])
 
     def prior_transport(self, engine: Child) -> LocalPriorTransport:
         return LocalPriorTransport(engine.handle)

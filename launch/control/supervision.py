@@ -14,7 +14,7 @@ from launch.control.shards import ReplayShards
 
 START_BUDGET_S = 300.0  # importing, building and compiling take long on a small machine
 PING_AFTER_S = 20.0
-REPLACEABLE = ("env_actor", "evaluator", "monitor")
+REPLACEABLE = ("env_actor", "evaluator", "monitor", "reanalyser")
 # Others hold their handle, so they come back behind it; replay only while other shards hold data.
 RESTARTABLE = ("prior_engine", "search", "replay")
 

@@ -243,6 +243,51 @@ def test_the_last_shard_takes_the_run_with_it(tmp_path):
     assert "the same command goes on from the last checkpoint" in output(run_dir)
 
 
+def shares(run_dir: Path) -> list[float]:
+    """Of the samples of each record, how many had targets searched again."""
+    path = run_dir / "metrics.jsonl"
+    records = map(json.loads, path.read_text().splitlines() if path.exists() else [])
+    return [r["reanalysed_share"] for r in records if r.get("reanalysed_share") is not None]
+
+
+def test_reanalysis_goes_on_when_its_process_is_killed(tmp_path):
+    run_dir = tmp_path / "reanalysis"
+    reanalysis = ["--reanalysis.share", "0.5", "--total-env-steps", "100000"]
+    process = start(run_dir, *CARTPOLE, *reanalysis)
+    wait_until(lambda: max(shares(run_dir), default=0) > 0.4, process, run_dir, "the share")
+    known = wait_until(
+        lambda: (p := pids(run_dir)) and "reanalyser" in p and p, process, run_dir, "its pid"
+    )
+    os.kill(known["reanalyser"], signal.SIGKILL)
+    wait_until(lambda: events(run_dir, "child_failed"), process, run_dir, "the failure")
+    wait_until(
+        lambda: pids(run_dir).get("reanalyser") not in (None, known["reanalyser"]),
+        process,
+        run_dir,
+        "the next one",
+    )
+    n_segments = last_metrics(run_dir)["reanalysis_segments_total"]
+    wait_until(
+        lambda: last_metrics(run_dir)["reanalysis_segments_total"] > n_segments,
+        process,
+        run_dir,
+        "more segments",
+    )
+    n_seen = len(shares(run_dir))
+    wait_until(
+        lambda: any(s > 0.4 for s in shares(run_dir)[n_seen:]), process, run_dir, "the share again"
+    )
+    os.kill(process.pid, signal.SIGINT)
+    assert finish(process, run_dir) == 75, output(run_dir)
+    assert [e["child"] for e in events(run_dir, "child_failed")] == ["reanalyser"]
+    metrics = last_metrics(run_dir)
+    assert metrics["restarts"] == 1
+    assert metrics["replay_patch_applied_total"] > 0
+    assert metrics["replay_patch_invalid_total"] == 0
+    assert not children_alive(known)
+    assert "Traceback" not in output(run_dir)
+
+
 def test_a_served_search_survives_its_own_death_and_an_env_actors(tmp_path):
     """Contexts that die with the service are brought back by those who play in them."""
     run_dir = tmp_path / "served"

@@ -43,6 +43,7 @@ def make_batch(n_samples: int = 4, seed: int = 0) -> Batch:
         valid=torch.ones(n_samples, n_unroll, dtype=torch.bool),
         importance=torch.ones(n_samples),
         weight_version=torch.zeros(n_samples, dtype=torch.long),
+        target_version=torch.zeros(n_samples, dtype=torch.long),
         handles=Handles(0, np.arange(n_samples), np.zeros(n_samples, dtype=np.int64)),
     )
 
