@@ -93,19 +93,28 @@ class Learner:
         return snapshot_weights(self.average_model, self.version)
 
     def train(self, n_updates: int, source: BatchSource, sink: WeightSink | None) -> TrainReport:
-        """Run `n_updates` updates; publishes to `sink` every `publish_every` of them."""
+        """Run `n_updates` updates; publishes to `sink` every `publish_every` of them.
+
+        A batch is drawn for the first and then for every `sample_interval`-th update; the others
+        train on it again, and send newer priorities for the same positions.
+        """
         sums: dict[str, float] = defaultdict(float)
-        seconds = {"sample_wait": 0.0, "compute": 0.0, "publish": 0.0}
-        for _ in range(n_updates):
+        seconds = {"sample_wait": 0.0, "transfer": 0.0, "compute": 0.0, "publish": 0.0}
+        for i in range(n_updates):
             start = time.perf_counter()
-            batch = source.next()
+            if i % self.config.sample_interval == 0:
+                drawn = source.next()
+            arrived = time.perf_counter()
+            if i % self.config.sample_interval == 0:
+                batch = drawn.to(self.device)
             sampled = time.perf_counter()
             metrics, priorities = self.update(batch)
             source.update_priorities(batch.handles, priorities)
             computed = time.perf_counter()
             if sink is not None and self.updates % self.config.publish_every == 0:
                 sink.push(self.weights())
-            seconds["sample_wait"] += sampled - start
+            seconds["sample_wait"] += arrived - start
+            seconds["transfer"] += sampled - arrived
             seconds["compute"] += computed - sampled
             seconds["publish"] += time.perf_counter() - computed
             for name, value in metrics.items():

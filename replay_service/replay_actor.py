@@ -59,6 +59,10 @@ class ReplayActor:
         """The process id, as a sign of life."""
         return os.getpid()
 
+    def placement(self) -> str:
+        """On which device frames, columns and sums lie, and why."""
+        return f"{self._replay.device} ({self._replay.device_reason})"
+
     def add(self, segments: Sequence[Segment]) -> AddReport:
         """Store segments; pass the object reference itself: the bytes then come straight here."""
         return self._replay.add(segments)

@@ -130,6 +130,9 @@ class Controller:
         if folder is not None:
             restore_children(self._calls, self._fleet, self._shards, folder, counters)
             self._reporter.event("resumed", source=str(folder), env_steps=self.progress.env_steps)
+        for shard in self._fleet.replays:
+            place = self._calls.ask(shard, "placement")
+            self._reporter.event("replay_placed", child=shard.name, device=place)
         self._calls.ask(self._fleet.learner, "publish")
         for child in self._fleet.children():
             self._calls.issue(child, "ping", deadline_s=START_BUDGET_S)

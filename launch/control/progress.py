@@ -215,7 +215,7 @@ class Progress:
         }
         metrics["wait_percent/env_actor/prior"] = actor["prior_wait"] * per_actor
         metrics["wait_percent/env_actor/limiter"] = max(0.0, 100.0 - actor["total"] * per_actor)
-        for stage in ("compute", "publish"):
+        for stage in ("transfer", "compute", "publish"):
             metrics[f"time_percent/learner/{stage}"] = 100.0 * learner[stage] / elapsed
         metrics["wait_percent/learner/sample"] = 100.0 * learner["sample_wait"] / elapsed
         used = 100.0 * sum(learner.values()) / elapsed
