@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from actors.collect_report import CollectReport
 from actors.evaluation import EvaluationReport
+from actors.prior.backend import PublishReport
 from actors.reanalysis import ReanalysisReport
 from actors.search.service import ServiceStats
 from launch.config import Config
@@ -71,6 +72,7 @@ class Controller:
             self._shards,
             reporter,
             self.progress,
+            run.checkpoints,
             config.control.max_restarts,
         )
         self._issued_env_steps = 0
@@ -84,7 +86,8 @@ class Controller:
             "train": self._on_train,
             "evaluate": self._on_evaluate,
             "ping": self._on_ping,
-            "publish": self._tuning.published,
+            "publish": self._on_published,
+            "load": self._on_loaded,
             "refresh": self._on_refresh,
             "watch": self._on_watched,
             "sample": self._on_monitor_sample,
@@ -258,11 +261,20 @@ class Controller:
             self._supervisor.shard_answers(call, pid)
         if not is_other:
             return  # a sign of life of a child that had nothing else to do
+        if call.child.role == "weight_server" and call.child.pid:
+            self._supervisor.weight_server_answers()
         call.child.pid = pid
         if call.child.role == "prior_engine":
             self._tuning.is_prior_ready = True
             self._reporter.event("prior_engine_ready", pid=pid)
         self._calls.issue(self._fleet.monitor, "watch", call.child.name, pid)
+
+    def _on_published(self, call: Call, answer: int | PublishReport) -> None:
+        if isinstance(answer, PublishReport):
+            self._tuning.published(call, answer)
+
+    def _on_loaded(self, call: Call, answer: None) -> None:
+        """A new learner has what the last checkpoint held; nothing follows from it."""
 
     def _on_watched(self, call: Call, answer: None) -> None:
         """The monitor knows a process now; nothing follows from it."""

@@ -149,7 +149,7 @@ class Fleet:
         return self.env_actors[index]
 
     def replace(self, child: Child) -> Child:
-        """Starts a new child in place of a stopped one that owns nothing."""
+        """Starts a new child in place of a stopped one; a learner begins without its state."""
         if child.role == "env_actor":
             return self.start_env_actor(int(child.name.rpartition("-")[2]))
         if child.role == "evaluator":
@@ -158,6 +158,9 @@ class Fleet:
         if child.role == "reanalyser":
             self.reanalyser = self._start_reanalyser()
             return self.reanalyser
+        if child.role == "learner":
+            self.learner = self._start_learner()
+            return self.learner
         assert child.role == "monitor", child.role
         self.monitor = self._start_monitor()
         return self.monitor

@@ -51,13 +51,13 @@ class Progress:
         self._cache: dict[str, dict[str, PoolStats]] = {}  # by process, then pool
         self._evaluation: dict[str, float] = {}
         self._refreshes = RefreshFigures()
-        self._weight_version = -1
+        self.weight_version = -1  # newest that acted
         self._started = time.monotonic()
         self.window = Window(self._started)
 
     def collected(self, actor: str, report: CollectReport) -> None:
         self.env_steps += report.env_steps
-        self._weight_version = max(self._weight_version, report.weight_version)
+        self.weight_version = max(self.weight_version, report.weight_version)
         self.window.env_steps += report.env_steps
         self.window.simulations += report.simulations
         self.window.actor_seconds.update(report.seconds)
@@ -130,7 +130,7 @@ class Progress:
         metrics: dict[str, float] = {
             "elapsed_min": (now - self._started) / 60.0,
             "episodes": self.episodes,
-            "weight_version": self._weight_version,
+            "weight_version": self.weight_version,
             "restarts": self.restarts,
             "env_steps_per_sec": self.window.env_steps / elapsed,
             "updates_per_sec": self.window.updates / elapsed,

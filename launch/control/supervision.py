@@ -6,6 +6,7 @@ import time
 from math import inf
 
 from launch.control.call_book import CallBook, RunFailed
+from launch.control.checkpoint import CheckpointStore
 from launch.control.fleet import Fleet
 from launch.control.progress import Progress
 from launch.control.reporter import Reporter
@@ -14,9 +15,9 @@ from launch.control.shards import ReplayShards
 
 START_BUDGET_S = 300.0  # importing, building and compiling take long on a small machine
 PING_AFTER_S = 20.0
-REPLACEABLE = ("env_actor", "evaluator", "monitor", "reanalyser")
+REPLACEABLE = ("env_actor", "evaluator", "monitor", "reanalyser", "learner")
 # Others hold their handle, so they come back behind it; replay only while other shards hold data.
-RESTARTABLE = ("prior_engine", "search", "replay")
+RESTARTABLE = ("prior_engine", "search", "replay", "weight_server")
 
 
 class Supervisor:
@@ -30,6 +31,7 @@ class Supervisor:
         shards: ReplayShards,
         reporter: Reporter,
         progress: Progress,
+        checkpoints: CheckpointStore,
         max_restarts: int,
     ) -> None:
         self._runtime = runtime
@@ -38,6 +40,7 @@ class Supervisor:
         self._shards = shards
         self._reporter = reporter
         self._progress = progress
+        self._checkpoints = checkpoints
         self._max_restarts = max_restarts
         self._restarts: dict[str, int] = {}
         self._lost_at: dict[str, float] = {}  # shards that have not come back yet
@@ -54,8 +57,28 @@ class Supervisor:
             return []
         self._note(failure)
         lost = [*self._calls.drop(child), failure.call]
-        self._calls.issue(self._successor(failure), "ping", deadline_s=START_BUDGET_S)
+        successor = self._successor(failure)
+        self._calls.issue(successor, "ping", deadline_s=START_BUDGET_S)
+        if child.role == "learner":
+            self._restore(successor)
         return lost
+
+    def weight_server_answers(self) -> None:
+        """It is another process than before, and so empty: the learner publishes again."""
+        self._calls.issue(self._fleet.learner, "publish", self._progress.weight_version)
+
+    def _restore(self, learner: Child) -> None:
+        """Gives a new learner what the last checkpoint has; it publishes above all before.
+
+        The controller's count of updates goes on: it counts work done, and some of it is lost.
+        """
+        source = self._checkpoints.latest()
+        if source is not None:
+            self._calls.issue(learner, "load", source / "learner", deadline_s=START_BUDGET_S)
+        self._calls.issue(
+            learner, "publish", self._progress.weight_version, deadline_s=START_BUDGET_S
+        )
+        self._reporter.event("learner_replaced", source="" if source is None else str(source))
 
     def shard_answers(self, call: Call, pid: int) -> None:
         """A shard of replay answered a ping that was lost, or is another process than before."""
@@ -119,6 +142,8 @@ class Supervisor:
         if child.role == "replay":
             # What one shard refuses, the others would refuse as well.
             return not failure.raised and self._shards.may_lose(child)
+        if child.role == "learner" and failure.raised:
+            return False  # the next one would raise it again
         return child.role in REPLACEABLE + RESTARTABLE
 
     def _successor(self, failure: CallFailed) -> Child:

@@ -243,6 +243,44 @@ def test_the_last_shard_takes_the_run_with_it(tmp_path):
     assert "the same command goes on from the last checkpoint" in output(run_dir)
 
 
+def versions(run_dir: Path) -> list[float]:
+    """Newest weight version that acted, of every record."""
+    path = run_dir / "metrics.jsonl"
+    return [json.loads(line)["weight_version"] for line in path.read_text().splitlines()]
+
+
+def test_a_killed_learner_goes_on_from_the_checkpoint_and_weights_are_published_again(tmp_path):
+    run_dir = tmp_path / "learner"
+    process = start(run_dir, *CARTPOLE, "--total-env-steps", "100000")
+    known = wait_until(
+        lambda: (p := pids(run_dir)) and {"learner", "weight-server"} <= set(p) and p,
+        process,
+        run_dir,
+        "pids",
+    )
+    wait_until(lambda: events(run_dir, "checkpoint"), process, run_dir, "a checkpoint")
+    for name in ("learner", "weight-server"):
+        os.kill(known[name], signal.SIGKILL)
+        wait_until(
+            lambda name=name: pids(run_dir).get(name) not in (None, known[name]),
+            process,
+            run_dir,
+            f"another {name}",
+        )
+        acted = versions(run_dir)[-1]
+        wait_until(
+            lambda acted=acted: versions(run_dir)[-1] > acted + 50, process, run_dir, "new weights"
+        )
+    os.kill(process.pid, signal.SIGINT)
+    assert finish(process, run_dir) == 75, output(run_dir)
+    assert {e["child"] for e in events(run_dir, "child_failed")} <= {"learner", "weight-server"}
+    (replaced,) = events(run_dir, "learner_replaced")
+    assert replaced["source"] in {e["path"] for e in events(run_dir, "checkpoint")}
+    assert versions(run_dir) == sorted(versions(run_dir)), "acting never turns back"
+    assert last_metrics(run_dir)["skipped_total"] == 0
+    assert not children_alive(known)
+
+
 def shares(run_dir: Path) -> list[float]:
     """Of the samples of each record, how many had targets searched again."""
     path = run_dir / "metrics.jsonl"
