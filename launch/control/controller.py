@@ -267,7 +267,10 @@ class Controller:
         if call.child.role == "prior_engine":
             self._tuning.is_prior_ready = True
             self._reporter.event("prior_engine_ready", pid=pid)
-        self._calls.issue(self._fleet.monitor, "watch", call.child.name, pid)
+        if call.child.role == "monitor":
+            self._supervisor.monitor_answers()
+        else:
+            self._calls.issue(self._fleet.monitor, "watch", call.child.name, pid)
 
     def _on_published(self, call: Call, answer: int | PublishReport) -> None:
         if isinstance(answer, PublishReport):
