@@ -16,7 +16,7 @@ from actors.prior.backend import PublishReport
 from actors.search.service import ServiceStats
 from launch.config import Config
 from launch.control.call_book import CallBook, RunFailed
-from launch.control.cut import read_counters, restore_children, save_cut
+from launch.control.cut import restore_children, save_cut
 from launch.control.fleet import Fleet
 from launch.control.pacing import (
     COLLECTS_IN_FLIGHT,
@@ -69,6 +69,7 @@ class Controller:
         self._restarts: dict[str, int] = {}
         self._prior_ready = False
         self._tuned_at_update = 0
+        self.has_begun = False  # before that, there is nothing to save
         self._handlers: dict[str, Callable[[Call, object], None]] = {
             "collect": self._on_collect,
             "add": self._on_add,
@@ -94,8 +95,8 @@ class Controller:
             self._turn()
         if not self._stop.requested:
             self._final_evaluation()
-        self._drain()
-        self._checkpoint("stopped" if self._stop.requested else "finished")
+        self.drain()
+        self.checkpoint("stopped" if self._stop.requested else "finished")
         self._reporter.replay(self._calls.ask(self._fleet.replay, "stats"))
         self._reporter.report(self.progress, self.limiter)
 
@@ -104,28 +105,25 @@ class Controller:
         """All env steps are collected and all updates that they allow are done."""
         if self.progress.env_steps < self._config.total_env_steps:
             return False
-        moving = self._calls.n_in_flight("collect", "add", "train")
-        return not moving and not self.limiter.may_sample(self._train_chunk)
+        return not self.n_moving() and not self.limiter.may_sample(self._train_chunk)
 
     def _begin(self) -> None:
-        incarnations: dict[int, int] = {}
-        folder = self._run.resume_from
-        if folder is not None:
-            counters = read_counters(folder)
-            self.progress.restore(counters["progress"])
-            self.limiter.restore(counters["limiter"])
-            incarnations = {int(i): int(n) for i, n in counters["incarnations"].items()}
+        resume = self._run.resume
+        if resume is not None:
+            self.progress.restore(resume.counters["progress"])
+            if resume.keeps_replay:
+                self.limiter.restore(resume.counters["limiter"])
             self._tuned_at_update = self.progress.updates
-        self._fleet.start(incarnations)
-        if folder is not None:
-            restore_children(self._calls, self._fleet, folder)
-            self._reporter.event("resumed", source=str(folder), env_steps=self.progress.env_steps)
+        self._fleet.start({} if resume is None else resume.incarnations)
+        if resume is not None:
+            self._reporter.resumed(resume, restore_children(self._calls, self._fleet, resume))
         self._calls.ask(self._fleet.learner, "publish")
         for child in self._fleet.children():
             self._calls.issue(child, "ping", deadline_s=START_BUDGET_S)
         env_steps = self._issued_env_steps = self.progress.env_steps
         self._next_evaluation = env_steps + self._config.evaluation.every_env_steps
         self._next_checkpoint = env_steps + self._config.control.checkpoint_every_env_steps
+        self.has_begun = True
 
     def _turn(self) -> None:
         for call in self._calls.ready():
@@ -167,8 +165,8 @@ class Controller:
             self._evaluate(self._config.evaluation.n_episodes)
         if self.progress.env_steps >= self._next_checkpoint:
             self._next_checkpoint += self._config.control.checkpoint_every_env_steps
-            self._drain()
-            self._checkpoint("periodic")
+            self.drain()
+            self.checkpoint("periodic")
 
     def _issue_collects(self, index: int) -> None:
         """Keeps one env actor busy, as far as the limiter and the bound on adds allow."""
@@ -320,13 +318,20 @@ class Controller:
 
     # ------------------------------------------------------------------ ends and cuts
 
-    def _drain(self) -> None:
+    def drain(self, *, is_last: bool = False) -> None:
         """Waits, bounded, until no call that moves data is in flight."""
-        deadline = time.monotonic() + DRAIN_BUDGET_S
-        while self._calls.n_in_flight("collect", "add", "train") and time.monotonic() < deadline:
+        if is_last or self._stop.requested:
+            self._calls.hurry(self._config.control.stop_budget_s)
+        deadline = time.monotonic() + min(DRAIN_BUDGET_S, self._calls.seconds_left / 2)
+        while self.n_moving() and time.monotonic() < deadline:
             self._turn()
 
-    def _checkpoint(self, reason: str) -> None:
+    def n_moving(self) -> int:
+        """Calls in flight that move data."""
+        return self._calls.n_in_flight("collect", "add", "train")
+
+    def checkpoint(self, reason: str) -> None:
+        """Saves the run as it is; call it when nothing is moving. Raises RunFailed."""
         path, seconds = save_cut(
             self._calls,
             self._run.checkpoints,

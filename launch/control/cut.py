@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from launch.control.call_book import CallBook
-from launch.control.checkpoint import CheckpointStore, verify
+from launch.control.checkpoint import CheckpointStore
 from launch.control.fleet import Fleet
 from launch.control.progress import Progress
 from launch.control.rate_limiter import RateLimiter
+from launch.control.resume import Resume
+from learner.partial_restore import FileMatch
 
 
 def save_cut(
@@ -40,14 +42,20 @@ def save_cut(
     return store.commit(folder, counters, reason=reason), time.monotonic() - started
 
 
-def read_counters(folder: Path) -> Mapping[str, object]:
-    """The verified counters of a checkpoint."""
-    return verify(folder)
+def restore_children(
+    calls: CallBook, fleet: Fleet, resume: Resume
+) -> Mapping[str, FileMatch] | None:
+    """Hands a checkpoint's parts to the children; replay is loaded once.
 
-
-def restore_children(calls: CallBook, fleet: Fleet, folder: Path) -> None:
-    """Hands a checkpoint's parts to the children; replay is loaded once."""
-    calls.ask(fleet.replay, "load", folder / "replay")
-    calls.ask(fleet.learner, "load", folder / "learner")
-    if fleet.language_learner is not None and (folder / "language").is_dir():
+    Returns what became of the learner's keys if the resume is relaxed.
+    """
+    folder, matches = resume.folder, None
+    if resume.keeps_replay:
+        calls.ask(fleet.replay, "load", folder / "replay")
+    if resume.relaxed:
+        matches = calls.ask(fleet.learner, "load_matching", folder / "learner")
+    else:
+        calls.ask(fleet.learner, "load", folder / "learner")
+    if fleet.language_learner is not None and resume.keeps_adapter:
         calls.ask(fleet.language_learner, "load", folder / "language")
+    return matches
