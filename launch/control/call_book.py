@@ -73,7 +73,8 @@ class CallBook:
         try:
             return self._runtime.value(call)
         except CallFailed as failure:
-            raise RunFailed(str(failure)) from failure
+            late = "" if self.seconds_left else "; control.stop_budget_s is used up"
+            raise RunFailed(f"{failure}{late}") from failure
 
     def n_in_flight(self, *methods: str, child: Child | None = None) -> int:
         """Calls in flight of any of `methods`, to `child` or to anybody."""
