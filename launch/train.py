@@ -75,6 +75,8 @@ def train(
                 f"address {config.address!r} leads to no Ray cluster ({error}); check it, or leave "
                 "--address and RAY_ADDRESS out to start Ray on this machine"
             )
+        except SystemExit:  # a SIGTERM while Ray started
+            return EXIT_INTERRUPTED
         links = RayLinks()
     stop.install()
     if stop.requested:

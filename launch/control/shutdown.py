@@ -7,6 +7,9 @@ import signal
 import time
 from collections.abc import Callable
 from types import FrameType
+from typing import NoReturn
+
+from launch.control.descendants import descendants, end_all
 
 EXIT_FINISHED = 0
 EXIT_FAILED = 1
@@ -40,8 +43,7 @@ class StopRequest:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._n_signals += 1
         if self._n_signals > 1:
-            # The checkpoint being written has a temporary name, so the previous one stays intact.
-            os._exit(EXIT_INTERRUPTED)
+            _leave_at_once()
         if not self.reason:
             self._request(signal.Signals(number).name)
 
@@ -49,3 +51,13 @@ class StopRequest:
         self.reason = reason
         text = f"[train] {reason}: writing a checkpoint; a second signal leaves at once\n"
         os.write(2, text.encode())
+
+
+def _leave_at_once() -> NoReturn:
+    """A checkpoint being written has a temporary name, so the previous one stays intact.
+
+    Every process below this one is killed: Ray's agents would look for their dead head node for
+    a minute before they end.
+    """
+    end_all(descendants(), grace_s=0.0)
+    os._exit(EXIT_INTERRUPTED)
