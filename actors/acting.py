@@ -138,6 +138,7 @@ class ActingLoop:
         while report.env_steps < n_steps:
             self._play_half(self._turn, env_steps_so_far + report.env_steps, report, segments)
             self._turn = (self._turn + 1) % len(self._halves)
+        report.payload_bytes = sum(segment.n_bytes for segment in segments)
         report.weight_version = self._weight_version
         report.cache = self._planner.cache_stats(reset=True)
         if self._prior is not None:

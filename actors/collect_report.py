@@ -42,6 +42,7 @@ class CollectReport:
     """Metadata of one collect call; small enough to travel inline."""
 
     env_steps: int = 0
+    payload_bytes: int = 0  # of the segments that travel beside it
     simulations: int = 0
     weight_version: int = -1
     episodes: list[EpisodeRecord] = field(default_factory=list)

@@ -57,6 +57,7 @@ def synthetic_batch(spec: GameSpec, targets: TargetConfig, n_samples: int, seed:
         valid=torch.ones(n_samples, n_unroll, dtype=torch.bool),
         importance=torch.ones(n_samples),
         weight_version=torch.zeros(n_samples, dtype=torch.long),
+        target_version=torch.zeros(n_samples, dtype=torch.long),
         handles=Handles(0, np.arange(n_samples), np.zeros(n_samples, dtype=np.int64)),
     )
 

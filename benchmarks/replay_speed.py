@@ -1,7 +1,6 @@
 """Time of replay's verbs on one core, in microseconds: sample (and its parts), update, add.
 
     python benchmarks/replay_speed.py                 # 64x64 gray frames, about 15 s
-    python benchmarks/replay_speed.py --ray           # also through a ReplayActor
     python benchmarks/replay_speed.py --capacity-mb 4000 --frame-stack 4
 
 The ring is filled before measuring. Parts of sample: "draw" is the sum tree and the importance
@@ -39,9 +38,9 @@ from replay_service import (  # noqa: E402
 SEGMENT_STEPS = 200
 
 
-def make_segment(spec: GameSpec, context_steps: int) -> Segment:
+def make_segment(spec: GameSpec, context_steps: int, n_trainable: int = SEGMENT_STEPS) -> Segment:
     rng = np.random.default_rng(0)
-    n_steps = SEGMENT_STEPS + context_steps
+    n_steps = n_trainable + context_steps
     none_set = np.zeros(n_steps, dtype=bool)
     obs = rng.integers(0, 256, (n_steps + spec.frame_stack, *spec.obs_shape))
     return Segment(
@@ -54,12 +53,12 @@ def make_segment(spec: GameSpec, context_steps: int) -> Segment:
         policy=np.full((n_steps, spec.n_actions), 1 / spec.n_actions, dtype=np.float16),
         root_value=np.zeros(n_steps, dtype=np.float16),
         priority=rng.random(n_steps, dtype=np.float32),
-        n_trainable=SEGMENT_STEPS,
+        n_trainable=n_trainable,
     )
 
 
-def numbered(segment: Segment, sequence: int) -> Segment:
-    return replace(segment, header=replace(segment.header, sequence=sequence))
+def numbered(segment: Segment, sequence: int, actor: int = 0) -> Segment:
+    return replace(segment, header=replace(segment.header, sequence=sequence, actor=actor))
 
 
 def median_us(work: Callable[[], object], n_repeats: int) -> float:
@@ -116,43 +115,6 @@ def measure(spec: GameSpec, targets: TargetConfig, batch_size: int, capacity_mb:
     )
 
 
-def measure_ray(spec: GameSpec, targets: TargetConfig, batch_size: int) -> str:
-    import ray
-
-    from replay_service.replay_actor import RayBatchSource, ReplayActor
-
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        object_store_memory=300_000_000,
-        log_to_driver=False,
-        runtime_env={"env_vars": {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}},
-    )
-    config = ReplayConfig(capacity_mb=100)
-    actor = ray.remote(ReplayActor).options(num_cpus=0).remote(config, targets, spec, 0)
-    segment = make_segment(spec, targets.context_steps)
-    for sequence in range(40):
-        ray.get(actor.add.remote(ray.put([numbered(segment, sequence)])))
-    source = RayBatchSource(actor, batch_size)
-    flat_out = median_us(source.next, 200)
-
-    def next_while_learning() -> float:
-        started = time.perf_counter()
-        source.next()
-        waited = time.perf_counter() - started
-        time.sleep(0.01)  # a learner that works 10 ms per update
-        return waited
-
-    next_while_learning()
-    waits = [next_while_learning() for _ in range(100)]
-    ray.shutdown()
-    return (
-        f"through Ray, batch {batch_size}: next() {flat_out:.0f} us when asked without a pause, "
-        f"{1e6 * float(np.median(waits)):.0f} us when the learner works 10 ms per batch"
-    )
-
-
 def commit() -> str:
     command = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
@@ -162,7 +124,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--capacity-mb", type=float, default=200.0)
     parser.add_argument("--frame-stack", type=int, default=1)
-    parser.add_argument("--ray", action="store_true", help="also measure through a ReplayActor")
     args = parser.parse_args()
     torch.set_num_threads(1)
     versions = f"numpy {np.__version__}, torch {torch.__version__}, numba {numba.__version__}"
@@ -181,8 +142,6 @@ def main() -> None:
         capacity_mb = args.capacity_mb if spec.is_image else args.capacity_mb / 4
         sys.stdout.write(measure(spec, targets, batch_size, capacity_mb) + "\n")
         sys.stdout.flush()
-    if args.ray:
-        sys.stdout.write("\n" + measure_ray(image, TargetConfig(), 64) + "\n")
 
 
 if __name__ == "__main__":

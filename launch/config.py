@@ -21,6 +21,7 @@ from actors.acting import ActingConfig
 from actors.envs.config import EnvConfig
 from actors.evaluation import EvaluationConfig
 from actors.prior.config import PriorConfig
+from actors.reanalysis import ReanalysisConfig
 from actors.search import SearchConfig
 from launch.control.config import ControlConfig
 from launch.control.rate_limiter import RateLimiterConfig
@@ -56,6 +57,7 @@ class Config:
     model: WorldModelConfig = field(default_factory=WorldModelConfig)
     targets: TargetConfig = field(default_factory=TargetConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
+    reanalysis: ReanalysisConfig = field(default_factory=ReanalysisConfig)
     limiter: RateLimiterConfig = field(default_factory=RateLimiterConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

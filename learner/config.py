@@ -15,6 +15,7 @@ class LearnerConfig:
     """Defaults suit one CPU core; the presets set what was tuned for a game."""
 
     batch_size: int = 128  # samples an update; more is steadier and slower
+    sample_interval: int = 1  # updates on each batch drawn; more saves sampling, learns less new
     learning_rate: float = 1e-3  # AdamW step size after the warm-up
     warmup_updates: int = 100  # updates over which the step size rises from 0
     decay_updates: int = 0  # updates over which it falls to a tenth along a cosine; 0 = constant
@@ -34,7 +35,7 @@ class LearnerConfig:
     bf16: bool = True  # bfloat16 matrix products on CUDA; the CPU always computes in float32
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "publish_every"):
+        for name in ("batch_size", "sample_interval", "publish_every"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "be at least 1")
         for name in ("learning_rate", "grad_clip"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "be positive")

@@ -23,7 +23,7 @@ from learner.losses import LossTargets, SampleLosses, sample_losses
 from learner.partial_restore import FileMatch, load_matching
 from learner.weights import NO_VERSION, Weights, WeightSink, snapshot_weights
 from learner.world_model import ModelOutput, WorldModel, WorldModelConfig
-from replay_service.replay import BatchSource
+from replay_service.batch_source import BatchSource
 from replay_service.segment import GameSpec
 from replay_service.targets import Batch, TargetConfig
 
@@ -34,7 +34,8 @@ class TrainReport:
 
     metrics: means over these updates (loss_total, loss_policy, loss_value, loss_reward,
              loss_latent, entropy, grad_norm, learning_rate, value_mean, value_target_mean,
-             value_error, real_steps), and skipped_total, the count since the run began
+             value_error, real_steps, reanalysed_share), and skipped_total, the count since the run
+             began
     seconds: sample_wait, compute, publish; sums over these updates
     """
 
@@ -93,19 +94,28 @@ class Learner:
         return snapshot_weights(self.average_model, self.version)
 
     def train(self, n_updates: int, source: BatchSource, sink: WeightSink | None) -> TrainReport:
-        """Run `n_updates` updates; publishes to `sink` every `publish_every` of them."""
+        """Run `n_updates` updates; publishes to `sink` every `publish_every` of them.
+
+        A batch is drawn for the first and then for every `sample_interval`-th update; the others
+        train on it again, and send newer priorities for the same positions.
+        """
         sums: dict[str, float] = defaultdict(float)
-        seconds = {"sample_wait": 0.0, "compute": 0.0, "publish": 0.0}
-        for _ in range(n_updates):
+        seconds = {"sample_wait": 0.0, "transfer": 0.0, "compute": 0.0, "publish": 0.0}
+        for i in range(n_updates):
             start = time.perf_counter()
-            batch = source.next()
+            if i % self.config.sample_interval == 0:
+                drawn = source.next()
+            arrived = time.perf_counter()
+            if i % self.config.sample_interval == 0:
+                batch = drawn.to(self.device)
             sampled = time.perf_counter()
             metrics, priorities = self.update(batch)
             source.update_priorities(batch.handles, priorities)
             computed = time.perf_counter()
             if sink is not None and self.updates % self.config.publish_every == 0:
                 sink.push(self.weights())
-            seconds["sample_wait"] += sampled - start
+            seconds["sample_wait"] += arrived - start
+            seconds["transfer"] += sampled - arrived
             seconds["compute"] += computed - sampled
             seconds["publish"] += time.perf_counter() - computed
             for name, value in metrics.items():
@@ -136,7 +146,7 @@ class Learner:
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
         with torch.no_grad():
             value = self.model.support.decode(output.value_logits.float())
-            metrics, priorities = _measure(loss, norm, losses, value, targets)
+            metrics, priorities = _measure(loss, norm, losses, value, targets, batch)
         is_finite = bool(np.isfinite([metrics["loss_total"], metrics["grad_norm"]]).all())
         self._finish(is_finite, batch)
         return metrics | {"learning_rate": rate, "real_steps": float(n_real)}, priorities
@@ -245,7 +255,12 @@ def make_optimizer(
 
 
 def _measure(
-    loss: Tensor, norm: Tensor, losses: SampleLosses, value: Tensor, targets: LossTargets
+    loss: Tensor,
+    norm: Tensor,
+    losses: SampleLosses,
+    value: Tensor,
+    targets: LossTargets,
+    batch: Batch,
 ) -> tuple[dict[str, float], NDArray[np.float32]]:
     """Metrics by one transfer, and the mean |value - target| over each sample's valid steps."""
     mask = targets.valid
@@ -263,6 +278,7 @@ def _measure(
         "value_mean": torch.where(mask, value, 0.0).sum() / n_valid,
         "value_target_mean": torch.where(mask, targets.value, 0.0).sum() / n_valid,
         "value_error": errors.sum() / n_valid,
+        "reanalysed_share": (batch.target_version > batch.weight_version).float().mean(),
     }
     numbers = torch.stack([column.detach().float() for column in columns.values()]).tolist()
     return dict(zip(columns, numbers, strict=True)), priorities.float().cpu().numpy()

@@ -10,9 +10,9 @@ import torch
 from learner.config import LearnerConfig
 from learner.learner import Learner, TrainReport
 from learner.partial_restore import FileMatch
-from learner.weights import WeightSink
+from learner.weights import NO_VERSION, WeightSink
 from learner.world_model.config import WorldModelConfig
-from replay_service.replay import BatchSource
+from replay_service.batch_source import BatchSource
 from replay_service.segment import GameSpec
 from replay_service.targets import TargetConfig
 
@@ -41,12 +41,13 @@ class LearnerActor:
         """Run `n_updates` updates and publish on the way."""
         return self._learner.train(n_updates, self._source, self._sink)
 
-    def publish(self) -> int:
+    def publish(self, acted: int = NO_VERSION) -> int:
         """Push the weights now, as a version newer than any published; returns that version.
 
-        For the start of a run, after a restore, and when a restarted weight server is empty.
+        For the start of a run, after a restore, and when a restarted weight server is empty: it
+        does not remember which versions acted, so the caller says the newest that did.
         """
-        self._learner.advance_version(self._sink.published_version())
+        self._learner.advance_version(max(acted, self._sink.published_version()))
         weights = self._learner.weights()
         self._sink.push(weights)
         return weights.version

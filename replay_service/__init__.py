@@ -1,21 +1,33 @@
 """Prioritized replay of episode segments: bounded ring storage, sum tree, n-step targets."""
 
+from replay_service.batch_source import (
+    BatchSource,
+    LocalBatchSource,
+    LocalJointBatchSource,
+    LocalReanalysisSource,
+)
 from replay_service.config import ReplayConfig, check_capacity
+from replay_service.joint import JointTextSource
 from replay_service.placement import choose_device
-from replay_service.reanalysis import ReanalysisRequest, TargetPatch
-from replay_service.replay import AddReport, BatchSource, LocalBatchSource, Replay
+from replay_service.reanalysis import ReanalysisRequest, ReanalysisSource, TargetPatch
+from replay_service.replay import AddReport, Replay
 from replay_service.segment import GameSpec, Segment, SegmentHeader
-from replay_service.statistics import stat_line
-from replay_service.targets import Batch, Handles, TargetConfig, TextBatch
+from replay_service.statistics import merge_stats, stat_line
+from replay_service.targets import Batch, BatchHandles, Handles, TargetConfig, TextBatch
 
 __all__ = [
     "AddReport",
     "Batch",
+    "BatchHandles",
     "BatchSource",
     "GameSpec",
     "Handles",
+    "JointTextSource",
     "LocalBatchSource",
+    "LocalJointBatchSource",
+    "LocalReanalysisSource",
     "ReanalysisRequest",
+    "ReanalysisSource",
     "Replay",
     "ReplayConfig",
     "Segment",
@@ -25,5 +37,6 @@ __all__ = [
     "TextBatch",
     "check_capacity",
     "choose_device",
+    "merge_stats",
     "stat_line",
 ]

@@ -1,8 +1,7 @@
-"""Tensors of any device in npz archives, chunk by chunk: no second copy of the data in memory."""
+"""Tensors of any device in npy files, chunk by chunk: no second copy of the data in memory."""
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterator
 from typing import IO
 
@@ -13,7 +12,7 @@ from torch import Tensor
 _CHUNK_BYTES = 16 << 20
 
 
-def write_member(member: IO[bytes], tensor: Tensor) -> None:
+def write_array(file: IO[bytes], tensor: Tensor) -> None:
     """The bytes of `np.save`, chunk by chunk, wherever the tensor lies."""
     dtype = tensor[:0].cpu().numpy().dtype
     header = {
@@ -21,36 +20,35 @@ def write_member(member: IO[bytes], tensor: Tensor) -> None:
         "fortran_order": False,
         "shape": tuple(tensor.shape),
     }
-    np.lib.format.write_array_header_1_0(member, header)
+    np.lib.format.write_array_header_1_0(file, header)
     for rows in _chunks(tensor):
-        member.write(tensor[rows].cpu().contiguous().numpy().reshape(-1).view(np.uint8).data)
+        file.write(tensor[rows].cpu().contiguous().numpy().reshape(-1).view(np.uint8).data)
 
 
-def check_member(archive: zipfile.ZipFile, name: str, out: Tensor, *, is_wide: bool) -> None:
+def check_array(file: IO[bytes], name: str, out: Tensor, *, is_wide: bool = False) -> None:
     """ValueError unless the file holds what belongs into `out`; is_wide: as 64 bit integers."""
-    with archive.open(f"{name}.npy") as member:
-        shape, dtype = _read_header(member)
+    shape, dtype = _read_header(file)
     expected = np.dtype(np.int64) if is_wide else out[:0].cpu().numpy().dtype
     if shape != tuple(out.shape) or dtype != expected:
         raise ValueError(f"{name} is {dtype} {shape}, expected {expected} {tuple(out.shape)}")
 
 
-def read_member(archive: zipfile.ZipFile, name: str, out: Tensor) -> None:
-    with archive.open(f"{name}.npy") as member:
-        _, dtype = _read_header(member)
-        for rows in _chunks(out):
-            part = np.empty(tuple(out[rows].shape), dtype=dtype)
-            wanted = part.reshape(-1).view(np.uint8).data
-            n_read = 0
-            while n_read < len(wanted):
-                content = member.read(len(wanted) - n_read)
-                if not content:
-                    raise EOFError(f"{name} ends within rows {rows.start} .. {rows.stop - 1}")
-                wanted[n_read : n_read + len(content)] = content
-                n_read += len(content)
-            out[rows].copy_(torch.from_numpy(part))
-        if member.read(1):  # also makes the archive compare its checksum
-            raise ValueError(f"{name} goes on after {len(out)} rows")
+def read_array(file: IO[bytes], name: str, out: Tensor) -> None:
+    """Fill `out` from a file that `check_array` found to fit; EOFError if it ends too early."""
+    _, dtype = _read_header(file)
+    for rows in _chunks(out):
+        part = np.empty(tuple(out[rows].shape), dtype=dtype)
+        wanted = part.reshape(-1).view(np.uint8).data
+        n_read = 0
+        while n_read < len(wanted):
+            content = file.read(len(wanted) - n_read)
+            if not content:
+                raise EOFError(f"{name} ends within rows {rows.start} .. {rows.stop - 1}")
+            wanted[n_read : n_read + len(content)] = content
+            n_read += len(content)
+        out[rows].copy_(torch.from_numpy(part))
+    if file.read(1):  # in an archive this also compares the checksum
+        raise ValueError(f"{name} goes on after {len(out)} rows")
 
 
 def _chunks(tensor: Tensor) -> Iterator[slice]:

@@ -1,8 +1,8 @@
-"""Settings of a replay shard and the check that its memory suffices."""
+"""Settings of replay and the check that the memory of each shard suffices."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from replay_service.segment import GameSpec
@@ -18,10 +18,11 @@ _CHOICES = {
 
 @dataclass(frozen=True, slots=True)
 class ReplayConfig:
-    """Size and sampling law of one replay shard."""
+    """Size, over all shards, and sampling law of replay."""
 
-    capacity_mb: float = 2_000.0  # MB of ring memory; more keeps older steps
-    text_mb: float = 64.0  # million characters of prompts and options kept beside the ring
+    capacity_mb: float = 2_000.0  # MB of ring memory over all shards; more keeps older steps
+    text_mb: float = 64.0  # million characters of prompts and options kept beside the rings
+    num_shards: int = 1  # processes that share capacity and batches; more outlive the loss of one
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU if half its free memory will do
     scalars: ScalarType = "float16"  # of policies and root values; float32 takes twice their memory
     min_positions: int = 500  # positions needed before training starts; more delays, diversifies
@@ -53,7 +54,7 @@ class ReplayConfig:
             value = getattr(self, name)
             if not 0.0 <= value <= 1.0:
                 raise ValueError(f"{name} must lie in [0, 1], got {value}")
-        for name in ("min_positions", "beta_steps"):
+        for name in ("num_shards", "min_positions", "beta_steps"):
             value = getattr(self, name)
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
@@ -72,6 +73,19 @@ class ReplayConfig:
         done = min(n_samples / self.beta_steps, 1.0)
         return self.beta_start + (1.0 - self.beta_start) * done
 
+    @property
+    def of_one_shard(self) -> ReplayConfig:
+        """The settings of each shard: an equal part of memory and positions."""
+        if self.num_shards == 1:
+            return self
+        return replace(
+            self,
+            num_shards=1,
+            capacity_mb=self.capacity_mb / self.num_shards,
+            text_mb=self.text_mb / self.num_shards,
+            min_positions=-(-self.min_positions // self.num_shards),
+        )
+
     def bytes_per_row(self, spec: GameSpec) -> int:
         return bytes_per_row(spec, self.scalars)
 
@@ -88,24 +102,27 @@ def check_capacity(
     *,
     segment_steps: int | None = None,
 ) -> None:
-    """ValueError if the ring could never hold `min_positions` or a batch of distinct positions.
+    """ValueError if a shard's ring could never hold its part of `min_positions` and of a batch.
 
     segment_steps: trainable positions per segment, where known; every segment takes rows for the
     overlap with its successor too, and the end of the ring may stay unused for one segment.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    n_wanted = max(config.min_positions, batch_size)
+    n_shards, shard = config.num_shards, config.of_one_shard
+    n_wanted = max(shard.min_positions, -(-batch_size // n_shards))
     segment_steps = min(segment_steps or n_wanted, n_wanted)
     rows_per_segment = segment_steps + targets.context_steps + spec.frame_stack
     n_segments = -(-n_wanted // segment_steps)
     n_needed = rows_per_segment * (n_segments + 1 if n_segments > 1 else 1)
-    n_rows = config.n_rows(spec)
+    n_rows = shard.n_rows(spec)
     if n_rows < n_needed:
         n_bytes = config.bytes_per_row(spec)
-        needed_mb = (n_needed + 1) * n_bytes / 1e6
+        needed_mb = n_shards * (n_needed + 1) * n_bytes / 1e6
+        each = f" in each of num_shards={n_shards}" if n_shards > 1 else ""
         raise ValueError(
-            f"capacity_mb={config.capacity_mb} holds {n_rows} steps of {n_bytes} bytes, but "
+            f"capacity_mb={config.capacity_mb} holds {n_rows} steps of {n_bytes} bytes{each}, but "
             f"min_positions={config.min_positions} and batch_size={batch_size} need "
-            f"{n_needed}; raise replay.capacity_mb to {needed_mb:.3g} or more, or lower the others"
+            f"{n_needed}{each and ' there'}; raise replay.capacity_mb to {needed_mb:.3g} or more, "
+            "or lower the others"
         )

@@ -1,23 +1,25 @@
 """Targets searched again: which segments to hand out, and late writes of new policies and values.
 
 A patch is applied slot by slot, and only where the slot still holds the position that was searched
-and nothing newer was written.
+and nothing newer was written. `ReanalysisSource` is how a reanalyser reaches the shards.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from replay_service.placement import upload
-from replay_service.storage import SegmentId, SegmentRing, StoredSegment
+from replay_service.storage import HOST_COLUMNS, SegmentId, SegmentRing, StoredSegment
 from replay_service.targets import Handles
+from replay_service.text_pool import NO_TEXT
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,8 @@ class ReanalysisRequest:
     n_trainable:    the first steps may start a sample; the rest is context, whose policies windows
                     read as well
     target_version: oldest weights that the targets of a trainable step were searched with
+    prompt:         per step the text that the LLM was asked about, "" where it was not; or None
+    options:        per step the option text of each action, () without a prompt; None as `prompt`
     """
 
     segment_id: SegmentId
@@ -40,6 +44,8 @@ class ReanalysisRequest:
     obs: NDArray[np.generic]
     action: NDArray[np.int16]
     legal: NDArray[np.bool_] | None
+    prompt: tuple[str, ...] | None = None
+    options: tuple[tuple[str, ...], ...] | None = None
 
     def __len__(self) -> int:
         return len(self.action)
@@ -82,6 +88,20 @@ class PatchReport:
     n_applied: int
     n_stale: int  # evicted since, or as new already
     n_invalid: int  # NaN, infinite, negative, or beyond the range of the stored type
+
+
+class ReanalysisSource(Protocol):
+    """Where a reanalyser gets segments of all shards and sends their new targets."""
+
+    @property
+    def n_shards(self) -> int:
+        """How many shards take turns."""
+
+    def next(self, n_segments: int) -> Sequence[ReanalysisRequest]:
+        """Up to `n_segments` least recently refreshed segments of the shard whose turn it is."""
+
+    def patch(self, patches: Sequence[TargetPatch]) -> int:
+        """Send each patch to the shard that its handles name; returns how many positions took."""
 
 
 def apply_patch(ring: SegmentRing, patch: TargetPatch) -> PatchReport:
@@ -137,6 +157,7 @@ def make_request(ring: SegmentRing, stored: StoredSegment, shard: int) -> Reanal
     """Copy a live segment out of the ring; waits for the device."""
     n_steps = stored.n_rows - ring.spec.frame_stack
     steps = slice(stored.start, stored.start + n_steps)
+    prompt, options = _texts(ring, steps) if stored.has_text else (None, None)
     slot = np.arange(steps.start, steps.stop)
     return ReanalysisRequest(
         segment_id=stored.segment_id,
@@ -146,4 +167,15 @@ def make_request(ring: SegmentRing, stored: StoredSegment, shard: int) -> Reanal
         obs=ring.read("obs", stored.rows),
         action=ring.read("action", steps).view(np.int16),
         legal=ring.read("legal", steps).view(np.bool_) if "legal" in ring.tensors else None,
+        prompt=prompt,
+        options=options,
+    )
+
+
+def _texts(ring: SegmentRing, steps: slice) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+    """Prompt and options of each step; "" and () where there are none."""
+    prompt_ids, option_ids = (ring.arrays[name][steps].tolist() for name in HOST_COLUMNS)
+    return (
+        tuple("" if text_id == NO_TEXT else ring.prompts[text_id] for text_id in prompt_ids),
+        tuple(() if text_id == NO_TEXT else ring.options[text_id] for text_id in option_ids),
     )

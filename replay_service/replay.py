@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +17,8 @@ from torch import Tensor
 
 from replay_service import snapshot
 from replay_service.config import ReplayConfig, check_capacity
+from replay_service.frame_blocks import FrameBlocks
+from replay_service.joint import ShareReply, ShareRequest
 from replay_service.live_segments import LiveSegments
 from replay_service.placement import choose_device, upload
 from replay_service.reanalysis import ReanalysisRequest, TargetPatch, apply_patch, make_request
@@ -26,32 +27,41 @@ from replay_service.staleness import Aged, Staleness
 from replay_service.statistics import replay_stats
 from replay_service.storage import SegmentRing
 from replay_service.tally import SampledRows, SampleTally, StageTimer
-from replay_service.targets import Batch, Handles, TargetConfig, TextBatch, WindowBuilder
+from replay_service.targets import (
+    Batch,
+    Handles,
+    Indices,
+    TargetConfig,
+    TextBatch,
+    WindowBuilder,
+)
 from replay_service.text_sampler import TextSampler
 from replay_service.torch_sampler import make_sampler
 
 
 @dataclass(frozen=True, slots=True)
 class AddReport:
-    """What became of the segments of one `add`; positions are the trainable ones."""
+    """What became of the segments of one `add`; positions are the trainable ones.
+
+    n_bytes: ring memory that they took; n_bytes_held: all that the shard holds now
+    """
 
     n_positions: int
     n_duplicates: int
     n_rejected: int
     n_evicted_positions: int
     reasons: tuple[str, ...] = ()  # one per rejected segment
-
-
-class BatchSource(Protocol):
-    """Where a learner gets its batches and sends their priorities."""
-
-    def next(self) -> Batch: ...
-
-    def update_priorities(self, handles: Handles, priorities: NDArray[np.floating]) -> None: ...
+    n_bytes: int = 0
+    n_bytes_held: int = 0
 
 
 class Replay:
-    """Segments, their priorities and the sampling state of one shard; called by one thread."""
+    """Segments, their priorities and the sampling state of one shard; called by one thread.
+
+    config is that of one shard (`ReplayConfig.of_one_shard`). Generations start at
+    first_generation: a shard that takes the place of one that died must pass a number that no
+    generation before can have reached, so that handles which outlived it fit none of its slots.
+    """
 
     def __init__(
         self,
@@ -61,6 +71,7 @@ class Replay:
         seed: int,
         *,
         shard: int = 0,
+        first_generation: int = 0,
     ) -> None:
         check_capacity(config, targets, spec, batch_size=1)
         self.config = config
@@ -75,7 +86,9 @@ class Replay:
             max_characters=int(config.text_mb * 1e6),
             scalars=config.scalars,
             device=self.device,
+            first_generation=first_generation,
         )
+        self.frame_blocks = FrameBlocks(self.ring.tensors["obs"])
         self.sampler = make_sampler(config, n_rows, self.device)
         self.rng, text_rng = (
             np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(2)
@@ -102,7 +115,7 @@ class Replay:
         """
         for segment in segments:
             self.ring.refuse_if_too_large(segment)
-        n_added = n_duplicates = n_evicted = 0
+        n_added = n_duplicates = n_evicted = n_rows = 0
         reasons = []
         for segment in segments:
             if self.segments.is_known(segment.header.segment_id):
@@ -119,11 +132,21 @@ class Replay:
                 n_evicted += self._evict_oldest()
             self._store(segment)
             n_added += segment.n_trainable
+            n_rows += segment.n_frames
             self._mask_too_old()
         self.counters.n_pushed += n_added
         self.counters.n_duplicates += n_duplicates
         self.counters.n_rejected += len(reasons)
-        return AddReport(n_added, n_duplicates, len(reasons), n_evicted, tuple(reasons))
+        row_bytes = self.config.bytes_per_row(self.spec)
+        return AddReport(
+            n_added,
+            n_duplicates,
+            len(reasons),
+            n_evicted,
+            tuple(reasons),
+            n_bytes=n_rows * row_bytes,
+            n_bytes_held=self.ring.n_rows_used * row_bytes,
+        )
 
     def sample(self, batch_size: int, newest_version: int | None = None) -> Batch:
         """Draw start positions in proportion to priority^alpha and build their windows.
@@ -133,12 +156,31 @@ class Replay:
         """
         self._check_draw(batch_size)
         if newest_version is not None:
-            self.staleness.note(newest_version)
-            self._mask_too_old()
-        columns, builder, timer = self.ring.columns, self._builder, self.timer
-        timer.start()
-        beta = self.config.beta(self.counters.n_samples)
+            self._note_newest(newest_version)
+        self.timer.start()
+        beta = self.config.beta(self.counters.n_batches)
         slots, importance = self.sampler.draw(batch_size, self.n_positions, beta, self.rng)
+        self.counters.n_batches += 1
+        return self._build(slots, importance)
+
+    def sample_share(self, request: ShareRequest) -> ShareReply:
+        """Draw the rows of a batch that is made by several shards; see `joint.py`."""
+        if request.n_rows < 0:
+            raise ValueError(f"n_rows must not be negative, got {request.n_rows}")
+        self._note_newest(request.newest_version)
+        self.counters.n_batches = max(self.counters.n_batches, request.n_batches)
+        mass = self.sampler.total if self.n_positions else 0.0
+        batch, probability = None, np.empty(0)
+        if request.n_rows and self.n_positions:
+            self.timer.start()
+            slots, probability = self.sampler.draw_share(request.n_rows, self.rng)
+            batch = self._build(slots, np.ones(request.n_rows, dtype=np.float32))
+        newest = self.staleness.newest
+        return ShareReply(batch, probability, mass, self.counters.n_batches, newest)
+
+    def _build(self, slots: Indices, importance: NDArray[np.float32] | Tensor) -> Batch:
+        """The windows that start at `slots`, and all that is counted and timed about them."""
+        columns, builder, timer = self.ring.columns, self._builder, self.timer
         rows = upload(slots, self.device)
         generation = columns.generation.index_select(0, rows)
         handles = Handles(
@@ -148,7 +190,7 @@ class Replay:
         windows = builder.locate(columns, rows)
         obs = builder.gather(columns, windows)
         timer.mark("gather")
-        shape = (batch_size, self.targets.context_steps - 1)
+        shape = (len(slots), self.targets.context_steps - 1)
         batch = builder.build(
             columns,
             windows,
@@ -157,11 +199,16 @@ class Replay:
             importance=upload(importance, self.device),
             handles=handles,
         )
-        searched = columns.target_version.index_select(0, rows)
-        self.tally.count(SampledRows(rows, batch.weight_version, searched, self.staleness.newest))
+        self.tally.count(
+            SampledRows(rows, batch.weight_version, batch.target_version, self.staleness.newest)
+        )
         self.counters.n_samples += 1
         timer.mark("targets")
         return batch
+
+    def text_positions(self) -> int:
+        """Trainable steps with a prompt, from which `sample_text` draws."""
+        return int(self.text_sampler.tree.total)
 
     def sample_text(self, batch_size: int) -> TextBatch | None:
         """Draw uniformly from the trainable steps with a prompt; None while there are none."""
@@ -226,13 +273,20 @@ class Replay:
         if total > 0.0:
             counters.last_unique_ratio = last
 
-    def save(self, folder: Path) -> None:
-        """Write replay.npz and replay.json into `folder`; nothing else is touched."""
-        snapshot.save(self, folder)
+    def save(self, folder: Path, previous: Path | None = None) -> None:
+        """Write a snapshot into `folder`; nothing else is touched.
+
+        previous: folder of an older one, whose unchanged frames are linked instead of written
+        """
+        snapshot.save(self, folder, previous)
 
     def load(self, folder: Path) -> None:
         """Continue exactly where `save` was called; ValueError names a file that does not fit."""
         snapshot.load(self, folder)
+
+    def _note_newest(self, version: int) -> None:
+        self.staleness.note(version)
+        self._mask_too_old()
 
     def _check_draw(self, batch_size: int) -> None:
         if batch_size < 1:
@@ -244,6 +298,7 @@ class Replay:
 
     def _store(self, segment: Segment) -> None:
         stored = self.ring.append(segment)
+        self.frame_blocks.touch(stored.rows)
         self.sampler.insert(stored.start, segment.priority[: segment.n_trainable])
         self.text_sampler.insert(stored)
         self.segments.insert(stored)
@@ -276,17 +331,3 @@ class Replay:
         n_lost = self.segments.evict(stored)
         self.counters.n_positions -= n_lost
         return n_lost
-
-
-class LocalBatchSource:
-    """BatchSource over a Replay of the same process."""
-
-    def __init__(self, replay: Replay, batch_size: int) -> None:
-        self._replay = replay
-        self._batch_size = batch_size
-
-    def next(self) -> Batch:
-        return self._replay.sample(self._batch_size)
-
-    def update_priorities(self, handles: Handles, priorities: NDArray[np.floating]) -> None:
-        self._replay.update_priorities(handles, priorities)

@@ -1,4 +1,4 @@
-"""Replay behind Ray: the actor shell, and the client through which a learner samples ahead.
+"""Replay behind Ray: the actor shell, and the clients of learner and reanalyser.
 
 Batches pickle as numpy arrays (see `Batch.__reduce__`): Ray writes their bytes once into its object
 store, and the client copies them out, so that no batch keeps the store pinned.
@@ -7,9 +7,11 @@ store, and the client copies them out, so that no batch keeps the store pinned.
 from __future__ import annotations
 
 import os
+import time
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import ray
@@ -18,12 +20,16 @@ from numpy.typing import NDArray
 from ray.actor import ActorHandle
 
 from replay_service.config import ReplayConfig
+from replay_service.joint import ShareReply, ShareRequest
+from replay_service.reanalysis import ReanalysisRequest, TargetPatch
 from replay_service.replay import AddReport, Replay
-from replay_service.sampler import SumTree
 from replay_service.segment import GameSpec, Segment
-from replay_service.targets import Batch, Handles, TargetConfig, TextBatch
+from replay_service.sum_tree import SumTree
+from replay_service.targets import Batch, BatchHandles, Handles, TargetConfig, TextBatch
 
 MAX_PENDING_UPDATES = 8
+
+Answer = TypeVar("Answer")
 
 
 class ReplayActor:
@@ -41,12 +47,21 @@ class ReplayActor:
         shard: int = 0,
     ) -> None:
         torch.set_num_threads(1)
-        self._replay = Replay(config, targets, spec, seed, shard=shard)
+        # Nanoseconds since 1970 are more than any number of evictions before: a shard that Ray
+        # restarted can't match handles of its predecessors.
+        first_generation = time.time_ns() if _is_restarted() else 0
+        self._replay = Replay(
+            config, targets, spec, seed, shard=shard, first_generation=first_generation
+        )
         _compile_kernels()
 
     def ping(self) -> int:
         """The process id, as a sign of life."""
         return os.getpid()
+
+    def placement(self) -> str:
+        """On which device frames, columns and sums lie, and why."""
+        return f"{self._replay.device} ({self._replay.device_reason})"
 
     def add(self, segments: Sequence[Segment]) -> AddReport:
         """Store segments; pass the object reference itself: the bytes then come straight here."""
@@ -55,20 +70,54 @@ class ReplayActor:
     def sample(self, batch_size: int) -> Batch:
         return self._replay.sample(batch_size)
 
+    def sample_share(self, request: ShareRequest) -> ShareReply:
+        return self._replay.sample_share(request)
+
+    def text_positions(self) -> int:
+        return self._replay.text_positions()
+
     def sample_text(self, batch_size: int) -> TextBatch | None:
         return self._replay.sample_text(batch_size)
 
     def update_priorities(self, handles: Handles, priorities: NDArray[np.floating]) -> int:
         return self._replay.update_priorities(handles, priorities)
 
+    def least_refreshed(self, n_segments: int) -> list[ReanalysisRequest]:
+        return self._replay.least_refreshed(n_segments)
+
+    def patch(self, patches: Sequence[TargetPatch]) -> int:
+        return self._replay.patch(patches)
+
     def stats(self) -> dict[str, float]:
         return self._replay.stats()
 
-    def save(self, folder: Path | str) -> None:
-        self._replay.save(Path(folder))
+    def save(self, folder: Path | str, previous: Path | None = None) -> None:
+        self._replay.save(Path(folder), previous)
 
     def load(self, folder: Path | str) -> None:
         self._replay.load(Path(folder))
+
+
+class Outbox:
+    """Priorities on their way to one shard; once too many are unanswered, more are dropped."""
+
+    def __init__(self, handle: ActorHandle[ReplayActor]) -> None:
+        self._handle = handle
+        self._unanswered: list[ray.ObjectRef[int]] = []
+        self.n_dropped = 0
+
+    def send(self, handles: Handles, priorities: NDArray[np.floating]) -> None:
+        if self._unanswered:
+            _, self._unanswered = ray.wait(
+                self._unanswered,
+                num_returns=len(self._unanswered),
+                timeout=0,
+                fetch_local=False,
+            )
+        if len(self._unanswered) >= MAX_PENDING_UPDATES:
+            self.n_dropped += 1
+            return
+        self._unanswered.append(self._handle.update_priorities.remote(handles, priorities))
 
 
 class RayBatchSource:
@@ -86,18 +135,17 @@ class RayBatchSource:
         *,
         timeout_s: float = 120.0,
     ) -> None:
-        if batch_size < 1 or depth < 1 or timeout_s <= 0:
-            raise ValueError(
-                f"batch_size and depth must be at least 1 and timeout_s positive, got "
-                f"{batch_size}, {depth} and {timeout_s}"
-            )
+        check_settings(batch_size, depth, timeout_s)
         self._handle = handle
         self._batch_size = batch_size
         self._depth = depth
         self._timeout_s = timeout_s
         self._ahead: deque[ray.ObjectRef[Batch]] = deque()
-        self._updates: list[ray.ObjectRef[int]] = []
-        self.n_dropped_updates = 0
+        self._outbox = Outbox(handle)
+
+    @property
+    def n_dropped_updates(self) -> int:
+        return self._outbox.n_dropped
 
     def next(self) -> Batch:
         """The oldest batch in flight.
@@ -123,16 +171,69 @@ class RayBatchSource:
             self._ahead.clear()  # what is in flight was asked for in the same state
             raise
 
-    def update_priorities(self, handles: Handles, priorities: NDArray[np.floating]) -> None:
+    def update_priorities(self, handles: BatchHandles, priorities: NDArray[np.floating]) -> None:
         """Send priorities off; dropped and counted while too many are unanswered."""
-        if self._updates:
-            _, self._updates = ray.wait(
-                self._updates, num_returns=len(self._updates), timeout=0, fetch_local=False
-            )
-        if len(self._updates) >= MAX_PENDING_UPDATES:
-            self.n_dropped_updates += 1
-            return
-        self._updates.append(self._handle.update_priorities.remote(handles, priorities))
+        assert isinstance(handles, Handles), "a batch of several shards"
+        self._outbox.send(handles, priorities)
+
+
+def check_settings(batch_size: int, depth: int, timeout_s: float) -> None:
+    if batch_size < 1 or depth < 1 or timeout_s <= 0:
+        raise ValueError(
+            f"batch_size and depth must be at least 1 and timeout_s positive, got "
+            f"{batch_size}, {depth} and {timeout_s}"
+        )
+
+
+def _is_restarted() -> bool:
+    """Whether this is a Ray actor that Ray started again after its process had died."""
+    return ray.is_initialized() and ray.get_runtime_context().was_current_actor_reconstructed
+
+
+class RayReanalysisSource:
+    """ReanalysisSource over ReplayActors, which take turns; lives in the reanalyser.
+
+    A shard that is gone or silent is passed over: it has nothing to search, and what was searched
+    for it is lost, as if it had been evicted. Errors that a shard raises come through.
+    """
+
+    def __init__(
+        self, handles: Sequence[ActorHandle[ReplayActor]], *, timeout_s: float = 120.0
+    ) -> None:
+        """handles: of every shard, shard i the i-th"""
+        self._handles = list(handles)
+        self._timeout_s = timeout_s
+        self._turn = 0
+        self.n_failures = 0  # calls without an answer
+
+    @property
+    def n_shards(self) -> int:
+        return len(self._handles)
+
+    def next(self, n_segments: int) -> list[ReanalysisRequest]:
+        handle = self._handles[self._turn]
+        self._turn = (self._turn + 1) % len(self._handles)
+        return self._answers([handle.least_refreshed.remote(n_segments)], default=[])[0]
+
+    def patch(self, patches: Sequence[TargetPatch]) -> int:
+        by_shard: dict[int, list[TargetPatch]] = {}
+        for patch in patches:
+            by_shard.setdefault(patch.handles.shard, []).append(patch)
+        calls = [self._handles[shard].patch.remote(group) for shard, group in by_shard.items()]
+        return sum(self._answers(calls, default=0))
+
+    def _answers(self, calls: Sequence[ray.ObjectRef[Answer]], default: Answer) -> list[Answer]:
+        """Of every call, `default` where the shard does not give one."""
+        answers = []
+        for call in calls:
+            try:
+                answers.append(ray.get(call, timeout=self._timeout_s))
+            except ray.exceptions.RayTaskError:
+                raise
+            except (ray.exceptions.RayError, ray.exceptions.GetTimeoutError):
+                self.n_failures += 1
+                answers.append(default)
+        return answers
 
 
 def _compile_kernels() -> None:

@@ -1,12 +1,9 @@
-"""Prioritized sampling over ring slots: a 16-ary sum tree in float64 with numba kernels.
+"""Prioritized sampling over ring slots.
 
 `Sampler` is what Replay asks for; `PrioritySampler` gives it on the host, `TorchSampler` on any
 device. For the same random numbers both draw the same slots.
 
-The kernels release the GIL and are serial. Parents are recomputed from their children, never
-adjusted by differences, so sums do not drift and equal leaves give an equal tree.
-Cost for 256 of half a million slots: 0.06 ms to draw, 0.02 ms to update
-(benchmarks/replay_speed.py).
+Cost for 256 of a million slots: 0.04 ms to draw, 0.02 ms to update (benchmarks/replay.py).
 """
 
 from __future__ import annotations
@@ -15,77 +12,12 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
 from replay_service.placement import download
+from replay_service.sum_tree import SumTree
 from replay_service.targets import Handles, Indices
-
-# Children per node: two cache lines of float64; 16 beat 2, 8 and 32 between 1e5 and 1e7 leaves.
-FAN_OUT = 16
-
-
-@njit(nogil=True, cache=True)
-def _refresh_parents(
-    tree: NDArray[np.float64], offsets: NDArray[np.int64], slots: NDArray[np.int64]
-) -> None:
-    for i in range(len(slots)):
-        node = slots[i]
-        for level in range(1, len(offsets)):
-            node //= FAN_OUT
-            first = offsets[level - 1] + node * FAN_OUT
-            total = 0.0
-            for child in range(first, first + FAN_OUT):
-                total += tree[child]
-            tree[offsets[level] + node] = total
-
-
-@njit(nogil=True, cache=True)
-def _refresh_span(
-    tree: NDArray[np.float64], offsets: NDArray[np.int64], start: int, stop: int
-) -> None:
-    low, high = start, stop - 1
-    for level in range(1, len(offsets)):
-        low //= FAN_OUT
-        high //= FAN_OUT
-        for node in range(low, high + 1):
-            first = offsets[level - 1] + node * FAN_OUT
-            total = 0.0
-            for child in range(first, first + FAN_OUT):
-                total += tree[child]
-            tree[offsets[level] + node] = total
-
-
-@njit(nogil=True, cache=True)
-def _find(
-    tree: NDArray[np.float64],
-    offsets: NDArray[np.int64],
-    masses: NDArray[np.float64],
-    slots: NDArray[np.int64],
-) -> None:
-    """slots[i] = the leaf in whose share of the cumulated weights masses[i] falls."""
-    for i in range(len(masses)):
-        rest = masses[i]
-        group = 0
-        for level in range(len(offsets) - 1, -1, -1):
-            first = offsets[level] + group * FAN_OUT
-            chosen = -1
-            is_inside = False
-            for child in range(FAN_OUT):
-                weight = tree[first + child]
-                if weight > 0.0:
-                    chosen = child
-                    if rest < weight:
-                        is_inside = True
-                        break
-                    rest -= weight
-            # Rounding may carry `rest` past the last share: then the last positive child is taken
-            # and the descent keeps to its right edge. A leaf of weight 0 is never chosen.
-            if not is_inside:
-                rest = np.nextafter(tree[first + chosen], 0.0)
-            group = group * FAN_OUT + chosen
-        slots[i] = group
 
 
 class Sampler(Protocol):
@@ -117,6 +49,10 @@ class Sampler(Protocol):
         self, n_draws: int, n_positions: int, beta: float, rng: np.random.Generator
     ) -> tuple[Indices, NDArray[np.float32] | Tensor]: ...
 
+    def draw_share(
+        self, n_draws: int, rng: np.random.Generator
+    ) -> tuple[Indices, NDArray[np.float64]]: ...
+
     def live_priorities(self, n_slots: int, n_most: int) -> NDArray[np.float32]:
         """At most `n_most` priorities of drawable slots below `n_slots`, evenly spaced."""
         ...
@@ -128,51 +64,6 @@ class Sampler(Protocol):
     def restore(self, priority: NDArray[np.float32], weights: NDArray[np.float64]) -> None:
         """Take over what `columns` gave, from slot 0 on."""
         ...
-
-
-class SumTree:
-    """Non-negative float64 weights of `n_slots` leaves, drawn in proportion to them."""
-
-    def __init__(self, n_slots: int) -> None:
-        sizes = [-(-n_slots // FAN_OUT) * FAN_OUT]
-        while sizes[-1] > FAN_OUT:
-            sizes.append(-(-(sizes[-1] // FAN_OUT) // FAN_OUT) * FAN_OUT)
-        self.n_slots = n_slots
-        self._offsets = np.concatenate([[0], np.cumsum(sizes[:-1])]).astype(np.int64)
-        self._tree = np.zeros(sum(sizes), dtype=np.float64)
-
-    @property
-    def leaves(self) -> NDArray[np.float64]:
-        """[n_slots] float64 view; write through `set_weights` or `set_span` only."""
-        return self._tree[: self.n_slots]
-
-    @property
-    def n_bytes(self) -> int:
-        return self._tree.nbytes
-
-    @property
-    def total(self) -> float:
-        return float(self._tree[self._offsets[-1] :].sum())
-
-    def set_weights(self, slots: NDArray[np.int64], weights: NDArray[np.float64]) -> None:
-        """Set single leaves; where a slot repeats, its last weight stays."""
-        self._tree[slots] = weights
-        _refresh_parents(self._tree, self._offsets, slots)
-
-    def set_span(self, start: int, stop: int, weights: NDArray[np.float64] | float) -> None:
-        """Set the leaves start .. stop - 1."""
-        if stop > start:
-            self._tree[start:stop] = weights
-            _refresh_span(self._tree, self._offsets, start, stop)
-
-    def draw(self, n_draws: int, rng: np.random.Generator) -> NDArray[np.int64]:
-        """Stratified draw of `n_draws` leaves, ascending; the total must be positive."""
-        total = self.total
-        assert total > 0.0, f"drawing from a tree of total weight {total}"
-        masses = (np.arange(n_draws) + rng.random(n_draws)) * (total / n_draws)
-        slots = np.empty(n_draws, dtype=np.int64)
-        _find(self._tree, self._offsets, masses, slots)
-        return slots
 
 
 class PrioritySampler:
@@ -245,6 +136,13 @@ class PrioritySampler:
         share = self.tree.leaves[slots] * (n_positions / self.tree.total)
         importance = share**-beta
         return slots, (importance / importance.max()).astype(np.float32)
+
+    def draw_share(
+        self, n_draws: int, rng: np.random.Generator
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Slots [B] int64, ascending, and the probability [B] float64 that one draw takes each."""
+        slots = self.tree.draw(n_draws, rng)
+        return slots, self.tree.leaves[slots] / self.tree.total
 
     def live_priorities(self, n_slots: int, n_most: int) -> NDArray[np.float32]:
         slots = np.flatnonzero(self.tree.leaves[:n_slots])

@@ -141,6 +141,12 @@ class Segment:
         n_prompt = sum(map(len, set(self.prompt or ())))
         return n_prompt + sum(len(text) for row in set(self.options or ()) for text in row)
 
+    @property
+    def n_bytes(self) -> int:
+        """Of the arrays and texts, as they travel."""
+        columns: list[NDArray[np.generic] | None] = [getattr(self, name) for name in _COLUMNS]
+        return self.n_characters + sum(column.nbytes for column in columns if column is not None)
+
     def validate(self, spec: GameSpec) -> None:
         """Raise ValueError naming the first field that breaks `spec` or the layout above."""
         if self.header.schema_version != SCHEMA_VERSION:

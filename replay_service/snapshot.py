@@ -1,7 +1,8 @@
-"""Replay on disk: replay.npz with the ring's rows, replay.json with the rest; no pickle.
+"""Replay on disk: blocks of frames, replay.npz with the ring's other columns, replay.json with the
+rest; no pickle.
 
 Rows are streamed straight into and out of the ring, so neither direction needs a second copy of
-the data in memory.
+the data in memory. Blocks of frames that did not change are shared with the snapshot before.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from replay_service.array_file import check_member, read_member, write_member
+from replay_service.array_file import check_array, read_array, write_array
 from replay_service.segment import pack_json, unpack_json
 from replay_service.staleness import Aged
 from replay_service.storage import StoredSegment
@@ -31,9 +32,11 @@ if TYPE_CHECKING:
 
 ARRAYS_FILE = "replay.npz"
 STATE_FILE = "replay.json"
-FORMAT_VERSION = 2
-# Version 1 had no target versions, no order of refreshing, and 64 bit weight versions.
-READABLE_VERSIONS = (1, 2)
+FRAMES = "obs"
+FORMAT_VERSION = 4
+# Version 1 had no target versions, no order of refreshing, and 64 bit weight versions; version 2
+# did not count batches apart from the draws of a shard; up to version 3 frames were in replay.npz.
+READABLE_VERSIONS = (1, 2, 3, 4)
 
 
 @dataclass(slots=True)
@@ -51,7 +54,8 @@ class Counters:
     n_patched: int = 0  # positions that got newer targets
     n_patch_stale: int = 0
     n_patch_invalid: int = 0
-    n_samples: int = 0  # sample calls; beta follows it
+    n_samples: int = 0  # draws of at least one position
+    n_batches: int = 0  # of the whole replay, over all shards; beta follows it
     last_unique_ratio: float = 0.0  # distinct positions per batch element
     unique_ratio_sum: float = 0.0
 
@@ -60,15 +64,19 @@ class Counters:
         return self.unique_ratio_sum / max(self.n_samples, 1)
 
 
-def save(replay: Replay, folder: Path) -> None:
-    """Write both files into `folder` (made if missing) and sync them to disk."""
+def save(replay: Replay, folder: Path, previous: Path | None = None) -> None:
+    """Write all files into `folder` (made if missing) and sync them to disk.
+
+    previous: an older snapshot's folder, whose blocks of frames are used where they are the same
+    """
     replay.settle()
     folder.mkdir(parents=True, exist_ok=True)
+    replay.frame_blocks.save(folder, replay.ring.high_row, previous)
     with open(folder / ARRAYS_FILE, "wb") as file:
         with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
             for name, tensor in _saved_tensors(replay):
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                    write_member(member, tensor)
+                    write_array(member, tensor)
         _sync(file)
     with open(folder / STATE_FILE, "w", encoding="utf-8") as file_text:
         json.dump(_state(replay), file_text)
@@ -96,6 +104,11 @@ def load(replay: Replay, folder: Path) -> None:
                 texts = unpack_json(np.load(io.BytesIO(member.read()), allow_pickle=False))
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is not a readable replay snapshot: {error}") from error
+    if "frame_writes" in state:
+        try:
+            replay.frame_blocks.load(folder, state["frame_writes"], state["high_row"])
+        except (OSError, ValueError, EOFError) as error:
+            raise ValueError(f"{folder} holds no readable frames: {error}") from error
     _restore(replay, state, texts, drawn)
 
 
@@ -121,20 +134,25 @@ def _read_arrays(replay: Replay, state: dict[str, Any], archive: zipfile.ZipFile
     is_old = state["format_version"] == 1
     if is_old:
         del targets["target_version"]
+    if "frame_writes" in state:
+        del targets[FRAMES]
     for name, out in targets.items():
-        check_member(archive, name, out, is_wide=is_old and name == "weight_version")
+        with archive.open(f"{name}.npy") as member:
+            check_array(member, name, out, is_wide=is_old and name == "weight_version")
     for name, out in targets.items():
-        read_member(archive, name, out)
+        with archive.open(f"{name}.npy") as member:
+            read_array(member, name, out)
     if is_old:
         ring.tensors["target_version"][:high_row] = ring.tensors["weight_version"][:high_row]
     return drawn
 
 
 def _saved_tensors(replay: Replay) -> Iterator[tuple[str, Tensor]]:
-    """The rows ever written, by the name they have in the file."""
+    """The rows ever written, by the name they have in the file; frames are apart."""
     high_row = replay.ring.high_row
     for name, tensor in replay.ring.tensors.items():
-        yield name, tensor[:high_row]
+        if name != FRAMES:
+            yield name, tensor[:high_row]
     priority, weights = replay.sampler.columns(high_row)
     yield "priority", priority
     yield "sample_weight", weights
@@ -164,6 +182,7 @@ def _state(replay: Replay) -> dict[str, object]:
         "alpha": replay.config.exponent,
         "priority_floor": replay.config.priority_floor,
         "high_row": replay.ring.high_row,
+        "frame_writes": replay.frame_blocks.writes.tolist(),
         "head": replay.ring.head,
         "live": [asdict(stored) for stored in replay.ring.live],
         "refresh_order": replay.segments.refresh_queue.segment_ids,
@@ -190,7 +209,8 @@ def _read_state(path: Path) -> dict[str, Any]:
 
 def _check_state(replay: Replay, state: dict[str, Any], path: Path) -> None:
     expected = _state(replay)
-    missing = sorted(set(expected) - set(state))
+    optional = set() if state.get("format_version") == FORMAT_VERSION else {"frame_writes"}
+    missing = sorted(set(expected) - set(state) - optional)
     if missing:
         raise ValueError(f"{path} lacks {', '.join(missing)}")
     saved_spec = {name: _plain(value) for name, value in state["spec"].items()}
@@ -229,7 +249,8 @@ def _restore(
     )
     # Parents are a function of the leaves, so the trees come back bit for bit.
     replay.text_sampler.tree.set_span(0, ring.high_row, drawn.text_weight)
-    replay.counters = Counters(**state["counters"])
+    counters = state["counters"]
+    replay.counters = Counters(**{"n_batches": counters["n_samples"], **counters})
     sampler = replay.sampler
     sampler.restore(drawn.priority, drawn.sample_weight)
     sampler.n_stale = replay.counters.n_stale

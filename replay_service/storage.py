@@ -93,6 +93,7 @@ class SegmentRing:
         *,
         scalars: ScalarType = "float16",
         device: torch.device | str = "cpu",
+        first_generation: int = 0,
     ) -> None:
         self.spec = spec
         self.n_rows = n_rows
@@ -110,6 +111,7 @@ class SegmentRing:
         for name in self.layout:
             if name != "legal":
                 self.allocate(name)
+        self.generation.add_(first_generation)
 
     def allocate(self, name: str) -> None:
         """Reserve one column of zeros."""
@@ -245,20 +247,19 @@ class SegmentRing:
         return stored
 
     def _append_text(self, segment: Segment, rows: slice) -> None:
-        """Text of the trainable steps only: the overlap's comes again with the next segment."""
+        """Context steps too, for searching them again: the next segment brings the same texts."""
         for name in ("prompt", "options"):
             self.arrays[name][rows] = NO_TEXT
         if segment.prompt is None:
             return
-        prompts = segment.prompt[: segment.n_trainable]
-        held = slice(rows.start, rows.start + len(prompts))
+        held = slice(rows.start, rows.start + len(segment))
         self.arrays["prompt"][held] = [
-            self.prompts.acquire(prompt) if prompt else NO_TEXT for prompt in prompts
+            self.prompts.acquire(prompt) if prompt else NO_TEXT for prompt in segment.prompt
         ]
         if segment.options is not None:
             self.arrays["options"][held] = [
                 self.options.acquire(options) if prompt else NO_TEXT
-                for prompt, options in zip(prompts, segment.options, strict=False)
+                for prompt, options in zip(segment.prompt, segment.options, strict=True)
             ]
 
     def restore_text(self, prompts: dict[int, str], options: dict[int, tuple[str, ...]]) -> None:

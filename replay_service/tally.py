@@ -45,17 +45,22 @@ class SampleTally:
 
     def count(self, batch: SampledRows) -> None:
         """Note a batch; its tensors must not change any more."""
-        if self._pending and len(self._pending[0].slots) != len(batch.slots):
-            self._settle()
         self._pending.append(batch)
         if len(self._pending) == MAX_PENDING:
             self._settle()
 
     def _settle(self) -> None:
-        """Count the pending batches, N of B positions each, at once."""
-        if not self._pending:
-            return
-        pending, self._pending = self._pending, []
+        """Count the pending batches, those of one size at once, the newest one's size last."""
+        by_size: dict[int, list[SampledRows]] = {}
+        for batch in self._pending:
+            size = len(batch.slots)
+            by_size[size] = [*by_size.pop(size, ()), batch]
+        self._pending = []
+        for batches in by_size.values():
+            self._count(batches)
+
+    def _count(self, pending: list[SampledRows]) -> None:
+        """Count N batches of B positions each."""
         slots, played, searched = (
             torch.stack([getattr(batch, name) for batch in pending])  # [N, B]
             for name in ("slots", "played", "searched")

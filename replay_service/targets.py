@@ -94,6 +94,10 @@ class Handles:
         return Handles, (held.shard, held.slot, held.generation)
 
 
+# Of a batch: of one shard, or of several, one part after the other as its samples lie.
+BatchHandles: TypeAlias = Handles | tuple[Handles, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """B windows of H unroll steps (and n bootstrap steps), A actions; all tensors on one device.
@@ -109,6 +113,8 @@ class Batch:
     valid:              [B, H] bool, steps that count in the losses
     importance:         [B] float32, at most 1
     weight_version:     [B] int64, oldest version that acted in the window's segment
+    target_version:     [B] int64, version that the start's policy and value were searched with;
+                        newer than weight_version where they were searched again
     legal:              [B, H, A] bool, or None when every action is always legal
 
     After a terminal the episode goes on in an absorbing state: o_T, reward 0, value target 0,
@@ -126,7 +132,8 @@ class Batch:
     valid: Tensor
     importance: Tensor
     weight_version: Tensor
-    handles: Handles
+    target_version: Tensor
+    handles: BatchHandles
     legal: Tensor | None = None
 
     def __len__(self) -> int:
@@ -151,7 +158,7 @@ class Batch:
         return _batch_from_arrays, (arrays, self.handles)
 
 
-def _batch_from_arrays(arrays: dict[str, NDArray[np.generic]], handles: Handles) -> Batch:
+def _batch_from_arrays(arrays: dict[str, NDArray[np.generic]], handles: BatchHandles) -> Batch:
     # Mapped arrays are read-only and pin the object store while a view lives: copy, let go.
     tensors = {
         name: torch.from_numpy(array if array.flags.writeable else array.copy())
@@ -282,6 +289,7 @@ class WindowBuilder:
             valid=is_step[:, :n_unroll] | windows.terminated,
             importance=importance,
             weight_version=columns.weight_version.index_select(0, windows.rows).long(),
+            target_version=columns.target_version.index_select(0, windows.rows).long(),
             handles=handles,
             legal=None if legal is None else legal.index_select(0, unroll).view(*shape, -1),
         )

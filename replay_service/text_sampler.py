@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from replay_service.placement import upload
-from replay_service.sampler import SumTree
 from replay_service.storage import SegmentRing, StoredSegment
+from replay_service.sum_tree import SumTree
 from replay_service.targets import TextBatch
 from replay_service.text_pool import NO_TEXT
 

@@ -124,6 +124,17 @@ class TorchSampler:
         importance = (weights.min() / weights) ** beta
         return slots, importance.float()
 
+    def draw_share(
+        self, n_draws: int, rng: np.random.Generator
+    ) -> tuple[Tensor, NDArray[np.float64]]:
+        """Slots [B] int64, ascending, and the probability [B] float64 that one draw takes each.
+
+        Waits for the device: other shards' draws, elsewhere, are weighed against these.
+        """
+        slots = self.tree.draw(upload(rng.random(n_draws), self.device))
+        weights = download(self.tree.leaves.index_select(0, slots)).astype(np.float64)
+        return slots, weights / self.tree.total
+
     def live_priorities(self, n_slots: int, n_most: int) -> NDArray[np.float32]:
         slots = self.tree.leaves[:n_slots].nonzero().squeeze(1)
         stride = -(-len(slots) // n_most) or 1

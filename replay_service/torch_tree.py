@@ -1,4 +1,4 @@
-"""The sum tree in torch operations: the counterpart of `sampler.SumTree` for any device.
+"""The sum tree in torch operations: the counterpart of `sum_tree.SumTree` for any device.
 
 Slots are drawn, and sums refreshed, without the host ever waiting for the device. Float64
 throughout; parents are recomputed from their children, never adjusted by differences.

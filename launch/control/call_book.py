@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from launch.control.runtime import Call, CallFailed, Child, Runtime
 
@@ -48,11 +48,11 @@ class CallBook:
         *args: object,
         deadline_s: float | None = None,
         with_payload: bool = False,
-    ) -> None:
+    ) -> Call:
         limit = self._deadline_s if deadline_s is None else deadline_s
-        self._calls.append(
-            self._runtime.call(child, method, *args, deadline_s=limit, with_payload=with_payload)
-        )
+        call = self._runtime.call(child, method, *args, deadline_s=limit, with_payload=with_payload)
+        self._calls.append(call)
+        return call
 
     def ready(self) -> Iterable[Call]:
         """Answered or overdue calls, each taken out of the book as it is yielded.
@@ -66,22 +66,46 @@ class CallBook:
 
     def ask(self, child: Child, method: str, *args: object) -> object:
         """One call whose answer is needed before anything else may happen. Raises RunFailed."""
+        answer = self._answer(self._urgent(child, method, *args))
+        if isinstance(answer, CallFailed):
+            late = "" if self.seconds_left else "; control.stop_budget_s is used up"
+            raise RunFailed(f"{answer}{late}") from answer
+        return answer
+
+    def ask_each(
+        self, children: Sequence[Child], method: str, arguments: Sequence[tuple[object, ...]]
+    ) -> list[object]:
+        """Like `ask`, several children at once, each with its own arguments.
+
+        Returns their answers, for one that failed the CallFailed.
+        """
+        calls = [
+            self._urgent(child, method, *args)
+            for child, args in zip(children, arguments, strict=True)
+        ]
+        return [self._answer(call) for call in calls]
+
+    def _urgent(self, child: Child, method: str, *args: object) -> Call:
         limit_s = min(URGENT_DEADLINE_S, self.seconds_left)
-        call = self._runtime.call(child, method, *args, deadline_s=limit_s)
+        return self._runtime.call(child, method, *args, deadline_s=limit_s)
+
+    def _answer(self, call: Call) -> object:
         while not self._runtime.wait([call], WAIT_TURN_S):
             pass
         try:
             return self._runtime.value(call)
         except CallFailed as failure:
-            late = "" if self.seconds_left else "; control.stop_budget_s is used up"
-            raise RunFailed(f"{failure}{late}") from failure
+            return failure
 
     def n_in_flight(self, *methods: str, child: Child | None = None) -> int:
-        """Calls in flight of any of `methods`, to `child` or to anybody."""
-        return sum(c.method in methods and (child is None or c.child is child) for c in self._calls)
+        """Calls in flight of any of `methods`, or of all, to `child` or to anybody."""
+        return sum(
+            (not methods or c.method in methods) and (child is None or c.child is child)
+            for c in self._calls
+        )
 
-    def drop(self, child: Child) -> list[Call]:
-        """Forgets the calls to `child` and returns them."""
-        dropped = [c for c in self._calls if c.child is child]
-        self._calls = [c for c in self._calls if c.child is not child]
+    def drop(self, child: Child, *, keep: str = "") -> list[Call]:
+        """Forgets the calls to `child`, but those of the method `keep`, and returns them."""
+        dropped = [c for c in self._calls if c.child is child and c.method != keep]
+        self._calls = [c for c in self._calls if c.child is not child or c.method == keep]
         return dropped

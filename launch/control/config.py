@@ -13,7 +13,7 @@ class ControlConfig:
     checkpoint_every_env_steps: int = 2_000  # env steps between checkpoints; lower loses less
     keep_checkpoints: int = 2  # newest checkpoints kept on disk
     collect_deadline_s: float = 120.0  # an env actor silent for longer is replaced
-    call_deadline_s: float = 300.0  # any other child silent for longer ends the run
+    call_deadline_s: float = 300.0  # any other child silent for longer has failed
     max_restarts: int = 20  # replacements of one child before the run stops
     max_hours: float = 0.0  # hours after which the run stops with a checkpoint; 0 sets no limit
     stop_budget_s: float = 120.0  # seconds that a run which was told to stop has for its checkpoint

@@ -13,11 +13,13 @@ from collections.abc import Callable
 from actors.collect_report import CollectReport
 from actors.evaluation import EvaluationReport
 from actors.prior.backend import PublishReport
+from actors.reanalysis import ReanalysisReport
 from actors.search.service import ServiceStats
 from launch.config import Config
-from launch.control.call_book import CallBook, RunFailed
+from launch.control.call_book import CallBook
 from launch.control.cut import restore_children, save_cut
 from launch.control.fleet import Fleet
+from launch.control.language_tuning import LanguageTuning
 from launch.control.pacing import (
     COLLECTS_IN_FLIGHT,
     TRAINS_IN_FLIGHT,
@@ -25,20 +27,19 @@ from launch.control.pacing import (
     train_chunk,
 )
 from launch.control.progress import Progress
+from launch.control.refresh_loop import RefreshLoop
 from launch.control.reporter import Reporter
 from launch.control.run_directory import RunDirectory
-from launch.control.runtime import Call, CallFailed, Child, Runtime
+from launch.control.runtime import Call, CallFailed, Runtime
+from launch.control.shards import ReplayShards
 from launch.control.shutdown import StopRequest
+from launch.control.supervision import START_BUDGET_S, Supervisor
 from learner.language.language_learner import LanguageReport
 from learner.learner import TrainReport
 from replay_service import AddReport
 
 ADDS_IN_FLIGHT_PER_ACTOR = 4
 DRAIN_BUDGET_S = 60.0
-START_BUDGET_S = 300.0  # importing, building and compiling take long on a small machine
-PING_AFTER_S = 20.0
-REPLACEABLE = ("env_actor", "evaluator", "monitor")
-RESTARTABLE = ("prior_engine", "search")  # others hold their handle, so they come back behind it
 
 
 class Controller:
@@ -63,12 +64,22 @@ class Controller:
         self._train_chunk = train_chunk(config)
         self.limiter = make_limiter(config)
         self._calls = CallBook(runtime, config.control.call_deadline_s)
+        self._shards = ReplayShards(self._calls, fleet, config.replay.num_shards)
+        self._supervisor = Supervisor(
+            runtime,
+            fleet,
+            self._calls,
+            self._shards,
+            reporter,
+            self.progress,
+            run.checkpoints,
+            config.control.max_restarts,
+        )
         self._issued_env_steps = 0
         self._next_evaluation = 0
         self._next_checkpoint = 0
-        self._restarts: dict[str, int] = {}
-        self._prior_ready = False
-        self._tuned_at_update = 0
+        self._tuning = LanguageTuning(config, self._calls, fleet, self.progress, reporter)
+        self._refreshes = RefreshLoop(config, self._calls, fleet, self.progress)
         self.has_begun = False  # before that, there is nothing to save
         self._handlers: dict[str, Callable[[Call, object], None]] = {
             "collect": self._on_collect,
@@ -76,7 +87,9 @@ class Controller:
             "train": self._on_train,
             "evaluate": self._on_evaluate,
             "ping": self._on_ping,
-            "publish": self._on_adapter_published,
+            "publish": self._on_published,
+            "load": self._on_loaded,
+            "refresh": self._on_refresh,
             "watch": self._on_watched,
             "sample": self._on_monitor_sample,
             "stats": self._on_stats,
@@ -97,7 +110,7 @@ class Controller:
             self._final_evaluation()
         self.drain()
         self.checkpoint("stopped" if self._stop.requested else "finished")
-        self._reporter.replay(self._calls.ask(self._fleet.replay, "stats"))
+        self._reporter.replay(self._shards.figures_now())
         self._reporter.report(self.progress, self.limiter)
 
     @property
@@ -113,16 +126,22 @@ class Controller:
             self.progress.restore(resume.counters["progress"])
             if resume.keeps_replay:
                 self.limiter.restore(resume.counters["limiter"])
-            self._tuned_at_update = self.progress.updates
+            self._tuning.tuned_at_update = self.progress.updates
         self._fleet.start({} if resume is None else resume.incarnations)
         if resume is not None:
-            self._reporter.resumed(resume, restore_children(self._calls, self._fleet, resume))
+            matches = restore_children(self._calls, self._fleet, self._shards, resume)
+            self._reporter.resumed(resume, matches)
+        for shard in self._fleet.replays:
+            place = self._calls.ask(shard, "placement")
+            self._reporter.event("replay_placed", child=shard.name, device=place)
         self._calls.ask(self._fleet.learner, "publish")
         for child in self._fleet.children():
             self._calls.issue(child, "ping", deadline_s=START_BUDGET_S)
         env_steps = self._issued_env_steps = self.progress.env_steps
         self._next_evaluation = env_steps + self._config.evaluation.every_env_steps
         self._next_checkpoint = env_steps + self._config.control.checkpoint_every_env_steps
+        if resume is not None and resume.is_branch:
+            self.checkpoint("resumed")  # what a replaced learner and the same command go on from
         self.has_begun = True
 
     def _turn(self) -> None:
@@ -138,18 +157,11 @@ class Controller:
             self._reporter.report(self.progress, self.limiter)
             if not self._calls.n_in_flight("sample"):
                 self._calls.issue(self._fleet.monitor, "sample", self._reporter.heartbeats())
-            for child in (self._fleet.replay, self._fleet.search):
-                if child is not None and not self._calls.n_in_flight("stats", child=child):
-                    self._calls.issue(child, "stats")
-            self._ping_quiet_children()
-
-    def _ping_quiet_children(self) -> None:
-        """Asks those for a sign of life that nobody had a reason to call."""
-        ages = {beat.process: beat.age_s for beat in self._reporter.heartbeats()}
-        for child in self._fleet.children():
-            is_quiet = ages.get(child.name, 0.0) > PING_AFTER_S
-            if is_quiet and not self._calls.n_in_flight(*self._handlers, child=child):
-                self._calls.issue(child, "ping")
+            self._shards.ask_stats()
+            search = self._fleet.search
+            if search is not None and not self._calls.n_in_flight("stats", child=search):
+                self._calls.issue(search, "stats")
+            self._supervisor.ping_quiet_children()
 
     # ------------------------------------------------------------------ issuing
 
@@ -157,7 +169,8 @@ class Controller:
         self._issue_trains()
         for index in self._fleet.env_actors:
             self._issue_collects(index)
-        self._issue_language()
+        self._tuning.issue()
+        self._refreshes.issue()
         if self.progress.env_steps >= self._next_evaluation and not self._calls.n_in_flight(
             "evaluate"
         ):
@@ -211,17 +224,6 @@ class Controller:
             self.limiter.sample(self._train_chunk)
             calls.issue(learner, "train", self._config.control.updates_per_call)
 
-    def _issue_language(self) -> None:
-        learner, language = self._fleet.language_learner, self._config.language
-        if learner is None or not self._prior_ready:
-            return
-        updates_since = self.progress.updates - self._tuned_at_update
-        if updates_since < language.world_model_updates_per_call:
-            return
-        if not self._calls.n_in_flight("train", child=learner):
-            self._tuned_at_update = self.progress.updates
-            self._calls.issue(learner, "train", language.updates_per_call)
-
     def _evaluate(self, n_episodes: int) -> None:
         self._calls.issue(self._fleet.evaluator, "evaluate", n_episodes, True)
 
@@ -230,43 +232,50 @@ class Controller:
     def _on_collect(self, call: Call, report: CollectReport) -> None:
         self.progress.collected(call.child.name, report)
         self._reporter.episodes(report)
-        self._calls.issue(self._fleet.replay, "add", call.payload)
+        self._shards.add(call.payload, report.payload_bytes)
 
     def _on_add(self, call: Call, report: AddReport) -> None:
+        self._shards.added(call, report)
         self.limiter.insert(report.n_positions)
+        self._refreshes.inserted(report.n_positions)
         for reason in report.reasons:
             self._reporter.event("segment_rejected", reason=reason)
 
     def _on_train(self, call: Call, report: TrainReport | LanguageReport) -> None:
         if isinstance(report, TrainReport):
             self.progress.trained(report)
-            return
-        self._reporter.language(report.metrics)
-        if report.adapter is not None:
-            adapter = report.adapter
-            self._calls.issue(self._fleet.prior_engine, "publish", adapter.version, adapter.path)
+            self._refreshes.trained(report)
+        else:
+            self._tuning.trained(report)
+
+    def _on_refresh(self, call: Call, report: ReanalysisReport) -> None:
+        self._refreshes.answered(report)
 
     def _on_evaluate(self, call: Call, report: EvaluationReport) -> None:
         self.progress.evaluated(report)
         self._reporter.evaluation(report, self.progress.env_steps)
 
     def _on_ping(self, call: Call, pid: int) -> None:
-        if call.child.pid == pid:
+        is_lost = call.child.role == "replay" and not self._shards.is_serving(call.child)
+        is_other = call.child.pid != pid
+        if is_lost or (is_other and call.child.role == "replay" and call.child.pid):
+            self._supervisor.shard_answers(call, pid)
+        if not is_other:
             return  # a sign of life of a child that had nothing else to do
+        if call.child.role == "weight_server" and call.child.pid:
+            self._supervisor.weight_server_answers()
         call.child.pid = pid
         if call.child.role == "prior_engine":
-            self._prior_ready = True
+            self._tuning.is_prior_ready = True
             self._reporter.event("prior_engine_ready", pid=pid)
         self._calls.issue(self._fleet.monitor, "watch", call.child.name, pid)
 
-    def _on_adapter_published(self, call: Call, report: PublishReport) -> None:
-        self._reporter.event(
-            "adapter_published",
-            version=report.version,
-            accepted=report.accepted,
-            max_gap=report.max_gap,
-            reason=report.reason,
-        )
+    def _on_published(self, call: Call, answer: int | PublishReport) -> None:
+        if isinstance(answer, PublishReport):
+            self._tuning.published(call, answer)
+
+    def _on_loaded(self, call: Call, answer: None) -> None:
+        """A new learner has what the last checkpoint held; nothing follows from it."""
 
     def _on_watched(self, call: Call, answer: None) -> None:
         """The monitor knows a process now; nothing follows from it."""
@@ -279,42 +288,15 @@ class Controller:
             self.progress.cached(call.child.name, stats.pools)
             self._reporter.search(stats.metrics)
         else:
-            self._reporter.replay(stats)
+            self._reporter.replay(self._shards.told(call.child, stats))
 
     # ------------------------------------------------------------------ failures
 
     def _on_failure(self, failure: CallFailed) -> None:
-        child = failure.call.child
-        self._reporter.event(
-            "child_failed", child=child.name, method=failure.call.method, cause=failure.cause[-400:]
-        )
-        if child.role not in REPLACEABLE + RESTARTABLE:
-            raise RunFailed(
-                f"{failure}\nthe run can't go on without its {child.role}; "
-                "the same command goes on from the last checkpoint"
-            )
-        n_restarts = self._restarts[child.name] = self._restarts.get(child.name, 0) + 1
-        if n_restarts > self._config.control.max_restarts:
-            raise RunFailed(
-                f"{child.name} failed {n_restarts} times, last: {failure}\n"
-                "raise control.max_restarts if this is expected"
-            )
-        self._replace(child, failure)
-
-    def _replace(self, child: Child, failure: CallFailed) -> None:
-        lost = [*self._calls.drop(child), failure.call]
+        lost = self._supervisor.recover(failure)
         self._issued_env_steps -= sum(int(c.args[0]) for c in lost if c.method == "collect")
-        self.progress.restarts += 1
-        if child.role in RESTARTABLE:
-            if child.role == "prior_engine":
-                self._prior_ready = False
-            if not failure.died:
-                self._runtime.restart(child)
-            replacement = child
-        else:
-            self._runtime.stop(child)
-            replacement = self._fleet.replace(child)
-        self._calls.issue(replacement, "ping", deadline_s=START_BUDGET_S)
+        if failure.call.child.role == "prior_engine":
+            self._tuning.is_prior_ready = False
 
     # ------------------------------------------------------------------ ends and cuts
 
@@ -338,7 +320,9 @@ class Controller:
             self._fleet,
             self.progress,
             self.limiter,
+            self._shards,
             reason=reason,
+            on_failure=self._on_failure,
         )
         self._reporter.event("checkpoint", path=str(path), reason=reason, seconds=seconds)
 

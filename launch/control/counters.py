@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from launch.control.checkpoint import CheckpointError
+from launch.control.shards import Account
 from launch.setting_types import LARGEST_INT, shown
 
 Counters = Mapping[str, Any]
+ACCOUNT = {field.name for field in fields(Account)}
+MOST_SHARDS = 10_000
 COUNTED = {
     "progress": ("env_steps", "episodes", "updates", "evaluations"),
     "limiter": ("inserted", "sampled"),
@@ -31,11 +35,30 @@ def checked_counters(counters: Mapping[str, object], path: Path) -> Counters:
     if progress.get("best_return") is not None:
         _check_number(progress["best_return"], "progress.best_return", path)
     _check_number(limiter.get("samples_per_insert"), "limiter.samples_per_insert", path)
+    if counters.get("replay") is not None:  # older checkpoints have none
+        _check_shards(_part(counters, "replay", path), path)
     for index, count in _part(counters, "incarnations", path).items():
         if not (index.isascii() and index.isdigit() and len(index) < 10):
             raise _damaged(path, f"incarnations.{index[:50]}", "be named by a number", index)
         _check_count(count, f"incarnations.{index}", path, least=-1)
     return counters
+
+
+def _check_shards(replay: Mapping[str, object], path: Path) -> None:
+    accounts = replay.get("accounts")
+    if not isinstance(accounts, list) or not 0 < len(accounts) <= MOST_SHARDS:
+        raise _damaged(path, "replay.accounts", f"list 1 to {MOST_SHARDS} shards", accounts)
+    for account in accounts:
+        if (
+            not isinstance(account, Mapping)
+            or account.keys() != ACCOUNT
+            or not isinstance(account["is_serving"], bool)
+        ):
+            raise _damaged(path, "replay.accounts", f"hold {', '.join(sorted(ACCOUNT))}", account)
+        for name in ACCOUNT - {"is_serving"}:
+            _check_count(account[name], f"replay.accounts.{name}", path)
+    for name, value in _part(replay, "carried", path).items():
+        _check_number(value, f"replay.carried.{name[:50]}", path)
 
 
 def _part(counters: Mapping[str, object], name: str, path: Path) -> Mapping[str, object]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from launch.control.call_book import CallBook
@@ -12,6 +13,8 @@ from launch.control.fleet import Fleet
 from launch.control.progress import Progress
 from launch.control.rate_limiter import RateLimiter
 from launch.control.resume import Resume
+from launch.control.runtime import CallFailed
+from launch.control.shards import ReplayShards
 from learner.partial_restore import FileMatch
 
 
@@ -21,29 +24,36 @@ def save_cut(
     fleet: Fleet,
     progress: Progress,
     limiter: RateLimiter,
+    shards: ReplayShards,
     *,
     reason: str,
+    on_failure: Callable[[CallFailed], None],
 ) -> tuple[Path, float]:
     """Saves replay, learner, language learner and counters; nothing may be moving meanwhile.
 
-    Returns the checkpoint's folder and the seconds it took.
+    A shard of replay that fails goes to `on_failure`; if the run survives that, the checkpoint is
+    written without it. Returns the checkpoint's folder and the seconds it took.
     """
     started = time.monotonic()
     folder = store.begin(progress.updates, progress.env_steps)
-    calls.ask(fleet.replay, "save", folder / "replay")
+    older = store.newest()
+    for failure in shards.save(folder / "replay", older and older / "replay"):
+        on_failure(failure)
+        shutil.rmtree(Path(failure.call.args[0]), ignore_errors=True)
     calls.ask(fleet.learner, "save", folder / "learner")
     if fleet.language_learner is not None:
         calls.ask(fleet.language_learner, "save", folder / "language")
     counters = {
         "progress": progress.state(),
         "limiter": limiter.state(),
+        "replay": shards.state(),
         "incarnations": {str(index): count for index, count in fleet.incarnations.items()},
     }
     return store.commit(folder, counters, reason=reason), time.monotonic() - started
 
 
 def restore_children(
-    calls: CallBook, fleet: Fleet, resume: Resume
+    calls: CallBook, fleet: Fleet, shards: ReplayShards, resume: Resume
 ) -> Mapping[str, FileMatch] | None:
     """Hands a checkpoint's parts to the children; replay is loaded once.
 
@@ -51,7 +61,7 @@ def restore_children(
     """
     folder, matches = resume.folder, None
     if resume.keeps_replay:
-        calls.ask(fleet.replay, "load", folder / "replay")
+        shards.load(folder / "replay", resume.counters.get("replay"))
     if resume.relaxed:
         matches = calls.ask(fleet.learner, "load_matching", folder / "learner")
     else:

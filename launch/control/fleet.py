@@ -10,6 +10,7 @@ from actors.env_actor import EnvActor
 from actors.evaluator_actor import EvaluatorActor, n_evaluation_games
 from actors.player import PlayerConfig
 from actors.prior.prior_engine_actor import MAX_CONCURRENT_CALLS, engine_env
+from actors.reanalyze_actor import ReanalyzeActor
 from actors.search import SearchSeat
 from launch.config import Config
 from launch.control.runtime import Child, Links, Resources, Runtime
@@ -28,8 +29,11 @@ LEARNER_CPUS = 1.0
 # Shares of the first GPU; they bound nothing but what Ray places there.
 LEARNER_GPU_SHARE = 0.4
 PRIOR_ENGINE_GPU_SHARE = 0.3
-SEARCH_GPU_SHARE = 0.3
+SEARCH_GPU_SHARE = 0.2
+REANALYSIS_GPU_SHARE = 0.1
 SEARCH_SEED_STREAM = 2_000_003
+REPLAY_SEED_STREAM = 5_000_011  # from one shard to the next
+REANALYSIS_SEED_STREAM = 3_000_017
 ADAPTERS_FOLDER = "adapters"  # in the run directory
 LIGHT = Resources(num_cpus=0.1)
 LIGHT_RESTARTABLE = Resources(num_cpus=0.1, restartable=True)
@@ -44,14 +48,16 @@ class Placement:
 
 
 def placement(config: Config, device: str) -> Placement:
-    """What `config` needs; learner, prior engine and search service share the first GPU."""
+    """What `config` needs; whoever runs on a GPU shares the first one."""
     gpus = 1.0 if device == "cuda" else 0.0
-    light = 4 * LIGHT.num_cpus
+    light = (3 + config.replay.num_shards) * LIGHT.num_cpus
     engines = 1.0 * config.prior.enabled + 1.0 * (config.search.mode == "served")
+    reanalyser = ACTOR_RESOURCES.num_cpus * (config.reanalysis.share > 0.0)
     return Placement(
         num_cpus=config.acting.num_actors * ACTOR_RESOURCES.num_cpus
         + LEARNER_CPUS
         + engines
+        + reanalyser
         + light,
         num_gpus=gpus,
     )
@@ -88,11 +94,12 @@ class Fleet:
         self.search: Child | None = None
         self._evaluator_incarnation = -1
         self.language_learner: Child | None = None
+        self.reanalyser: Child | None = None
 
     def start(self, incarnations: dict[int, int]) -> None:
         """Starts every child; `incarnations` come from a checkpoint, so that ids never repeat."""
         config = self._config
-        self.replay = self._start_replay()
+        self.replays = [self._start_replay(i) for i in range(config.replay.num_shards)]
         self.weight_server = self._runtime.start(
             "weight-server", "weight_server", WeightServerActor, {}, LIGHT_RESTARTABLE
         )
@@ -108,12 +115,14 @@ class Fleet:
             self.incarnations[index] = incarnations.get(index, -1)
             self.start_env_actor(index)
         self.evaluator = self.start_evaluator()
+        if config.reanalysis.share > 0.0:
+            self.reanalyser = self._start_reanalyser()
 
     def children(self) -> list[Child]:
         """Every child that is running now."""
-        maybe = (self.prior_engine, self.language_learner, self.search)
+        maybe = (self.prior_engine, self.language_learner, self.search, self.reanalyser)
         optional = [child for child in maybe if child is not None]
-        fixed = [self.replay, self.weight_server, self.learner, *optional, self.monitor]
+        fixed = [*self.replays, self.weight_server, self.learner, *optional, self.monitor]
         return [*fixed, *self.env_actors.values(), self.evaluator]
 
     def start_env_actor(self, index: int) -> Child:
@@ -140,12 +149,18 @@ class Fleet:
         return self.env_actors[index]
 
     def replace(self, child: Child) -> Child:
-        """Starts a new child in place of a stopped one that owns nothing."""
+        """Starts a new child in place of a stopped one; a learner begins without its state."""
         if child.role == "env_actor":
             return self.start_env_actor(int(child.name.rpartition("-")[2]))
         if child.role == "evaluator":
             self.evaluator = self.start_evaluator()
             return self.evaluator
+        if child.role == "reanalyser":
+            self.reanalyser = self._start_reanalyser()
+            return self.reanalyser
+        if child.role == "learner":
+            self.learner = self._start_learner()
+            return self.learner
         assert child.role == "monitor", child.role
         self.monitor = self._start_monitor()
         return self.monitor
@@ -176,7 +191,30 @@ class Fleet:
             LIGHT,
         )
 
-    def _player_config(self) -> PlayerConfig:
+    def _start_reanalyser(self) -> Child:
+        config, on_gpu = self._config, self._device == "cuda"
+        return self._runtime.start(
+            "reanalyser",
+            "reanalyser",
+            ReanalyzeActor,
+            {
+                "player": self._player_config(self._device),
+                "reanalysis": config.reanalysis,
+                "spec": self._spec,
+                "unroll_steps": config.targets.unroll_steps,
+                "seed": config.seed + REANALYSIS_SEED_STREAM,
+                "prior_transport": self._prior_transport(),
+                "weight_source": self._links.weight_source(self.weight_server),
+                "source": self._links.reanalysis_source(self.replays),
+            },
+            Resources(
+                num_cpus=ACTOR_RESOURCES.num_cpus,
+                num_gpus=REANALYSIS_GPU_SHARE if on_gpu else 0.0,
+            ),
+        )
+
+    def _player_config(self, device: str = "cpu") -> PlayerConfig:
+        """The learner's GPU is not shared with searches of one env actor, hence the default."""
         config = self._config
         return PlayerConfig(
             env=config.env,
@@ -184,7 +222,7 @@ class Fleet:
             prior=config.prior,
             model=config.model,
             discount=config.targets.discount,
-            device="cpu",  # the learner's GPU is not shared with searches of one env actor
+            device=device,
         )
 
     def _start_prior_engine(self) -> Child:
@@ -246,19 +284,21 @@ class Fleet:
             return None
         return self._links.prior_transport(self.prior_engine)
 
-    def _start_replay(self) -> Child:
+    def _start_replay(self, shard: int) -> Child:
         config = self._config
         return self._runtime.start(
-            "replay-0",
+            f"replay-{shard}",
             "replay",
             ReplayActor,
             {
-                "config": config.replay,
+                "config": config.replay.of_one_shard,
                 "targets": config.targets,
                 "spec": self._spec,
-                "seed": config.seed,
+                "seed": config.seed + shard * REPLAY_SEED_STREAM,
+                "shard": shard,
             },
-            Resources(num_cpus=0.1),
+            # A shard among others may come back empty; alone it would take the run's data with it.
+            LIGHT_RESTARTABLE if config.replay.num_shards > 1 else LIGHT,
         )
 
     def _start_learner(self) -> Child:
@@ -274,7 +314,9 @@ class Fleet:
                 "spec": self._spec,
                 "device": self._device,
                 "seed": config.seed,
-                "source": self._links.batch_source(self.replay, config.learner.batch_size),
+                "source": self._links.batch_source(
+                    self.replays, config.replay, config.learner.batch_size, config.seed
+                ),
                 "sink": self._links.weight_sink(self.weight_server),
             },
             Resources(
@@ -292,7 +334,9 @@ class Fleet:
                 "config": config.language,
                 "model": config.prior.model,
                 "seed": config.seed,
-                "source": self._links.text_source(self.replay, config.language.batch_size),
+                "source": self._links.text_source(
+                    self.replays, config.language.batch_size, config.seed
+                ),
                 "adapters_dir": self._run_dir / ADAPTERS_FOLDER,
                 "device": "cpu",
             },

@@ -10,7 +10,9 @@ import numpy as np
 
 from actors.collect_report import CollectReport, EpisodeRecord
 from actors.evaluation import EvaluationReport
+from actors.reanalysis import ReanalysisReport
 from cache.pool import PoolStats
+from launch.control.refresh_figures import RefreshFigures
 from learner.learner import TrainReport
 
 RECENT_EPISODES = 100
@@ -48,13 +50,14 @@ class Progress:
         self._prior: dict[str, dict[str, float]] = {}  # by env actor
         self._cache: dict[str, dict[str, PoolStats]] = {}  # by process, then pool
         self._evaluation: dict[str, float] = {}
-        self._weight_version = -1
+        self._refreshes = RefreshFigures()
+        self.weight_version = -1  # newest that acted
         self._started = time.monotonic()
         self.window = Window(self._started)
 
     def collected(self, actor: str, report: CollectReport) -> None:
         self.env_steps += report.env_steps
-        self._weight_version = max(self._weight_version, report.weight_version)
+        self.weight_version = max(self.weight_version, report.weight_version)
         self.window.env_steps += report.env_steps
         self.window.simulations += report.simulations
         self.window.actor_seconds.update(report.seconds)
@@ -80,6 +83,9 @@ class Progress:
         self.window.updates += report.n_updates
         self.window.learner_seconds.update(report.seconds)
         self._losses = dict(report.metrics)
+
+    def refreshed(self, report: ReanalysisReport) -> None:
+        self._refreshes.add(report)
 
     def evaluated(self, report: EvaluationReport) -> None:
         self.evaluations += 1
@@ -124,7 +130,7 @@ class Progress:
         metrics: dict[str, float] = {
             "elapsed_min": (now - self._started) / 60.0,
             "episodes": self.episodes,
-            "weight_version": self._weight_version,
+            "weight_version": self.weight_version,
             "restarts": self.restarts,
             "env_steps_per_sec": self.window.env_steps / elapsed,
             "updates_per_sec": self.window.updates / elapsed,
@@ -137,6 +143,7 @@ class Progress:
         metrics.update(self._cache_metrics())
         metrics.update(self._prior_metrics())
         metrics.update(self._wait_metrics(elapsed))
+        metrics.update(self._refreshes.close_window(elapsed))
         self.window = Window(now)
         return metrics
 
@@ -208,7 +215,7 @@ class Progress:
         }
         metrics["wait_percent/env_actor/prior"] = actor["prior_wait"] * per_actor
         metrics["wait_percent/env_actor/limiter"] = max(0.0, 100.0 - actor["total"] * per_actor)
-        for stage in ("compute", "publish"):
+        for stage in ("transfer", "compute", "publish"):
             metrics[f"time_percent/learner/{stage}"] = 100.0 * learner[stage] / elapsed
         metrics["wait_percent/learner/sample"] = 100.0 * learner["sample_wait"] / elapsed
         used = 100.0 * sum(learner.values()) / elapsed

@@ -29,6 +29,9 @@ class RateLimiterConfig:
             )
 
 
+ROUNDING = 1e-12  # a tolerance computed by the same formula in another order is not refused
+
+
 class RateLimiter:
     """Owned by the controller, one thread. Positions are trainable start positions."""
 
@@ -50,7 +53,7 @@ class RateLimiter:
         ratio = config.samples_per_insert
         least = insert_chunk * ratio + sample_chunk
         half = config.tolerance * min_positions * ratio if config.tolerance else least
-        if half < least:
+        if half < least * (1.0 - ROUNDING):
             enough = math.ceil(1e3 * least / (min_positions * ratio)) / 1e3
             raise ValueError(
                 f"limiter.tolerance={config.tolerance} could leave acting and learning waiting for "
@@ -58,8 +61,9 @@ class RateLimiter:
                 f"{config.tolerance:g} * {min_positions} * {ratio:g} = {half:g} samples must be at "
                 "least what calls in flight insert and sample, "
                 f"{insert_chunk} * {ratio:g} + {sample_chunk} = {least:g}; raise it to "
-                f"{enough:g}, or set it to 0 for the least that works"
+                f"{enough:.12g}, or set it to 0 for the least that works"
             )
+        half = max(half, least)
         offset = min_positions * ratio
         self.error_min = offset - half
         self.error_max = offset + half

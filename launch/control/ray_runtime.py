@@ -13,9 +13,12 @@ from actors.prior.prior_engine_actor import PriorEngineActor, RayPriorTransport
 from actors.search_actor import RaySearchTransport, SearchActor
 from launch.control.descendants import descendants, end_all
 from launch.control.runtime import Call, CallFailed, Child, Resources
+from learner.language.language_learner import TextSource
 from learner.language.language_learner_actor import RayTextSource
 from learner.weight_server_actor import RayWeightSink, RayWeightSource
-from replay_service.replay_actor import RayBatchSource
+from replay_service import BatchSource, JointTextSource, ReplayConfig
+from replay_service.replay_actor import RayBatchSource, RayReanalysisSource
+from replay_service.sharded_replay_actor import RayJointBatchSource, RayTextShard
 
 OBJECT_STORE_BYTES = 512 * 1024 * 1024  # in-flight segments and batches are a few MB each
 END_GRACE_S = 5.0  # for children to end by themselves
@@ -109,11 +112,11 @@ class RayRuntime:
             return ray.get(call.answer, timeout=0.0 if overdue else 30.0)
         except ray.exceptions.GetTimeoutError as error:
             cause = f"no answer within {call.deadline_s:.0f} s"
-            raise CallFailed(call, cause, died=True) from error
+            raise CallFailed(call, cause) from error
         except RayActorError as error:
             raise CallFailed(call, str(error).strip(), died=True) from error
         except RayTaskError as error:
-            raise CallFailed(call, str(error).strip(), died=False) from error
+            raise CallFailed(call, str(error).strip(), raised=True) from error
         except RayError as error:
             raise CallFailed(call, repr(error), died=True) from error
 
@@ -150,11 +153,22 @@ class RayLinks:
     def weight_sink(self, server: Child) -> RayWeightSink:
         return RayWeightSink(server.handle)
 
-    def batch_source(self, replay: Child, batch_size: int) -> RayBatchSource:
-        return RayBatchSource(replay.handle, batch_size)
+    def batch_source(
+        self, replays: Sequence[Child], config: ReplayConfig, batch_size: int, seed: int
+    ) -> BatchSource:
+        handles = [replay.handle for replay in replays]
+        if len(handles) == 1:
+            return RayBatchSource(handles[0], batch_size)
+        return RayJointBatchSource(handles, config, batch_size, seed)
 
-    def text_source(self, replay: Child, batch_size: int) -> RayTextSource:
-        return RayTextSource(replay.handle, batch_size)
+    def text_source(self, replays: Sequence[Child], batch_size: int, seed: int) -> TextSource:
+        handles = [replay.handle for replay in replays]
+        if len(handles) == 1:
+            return RayTextSource(handles[0], batch_size)
+        return JointTextSource([RayTextShard(handle) for handle in handles], batch_size, seed)
+
+    def reanalysis_source(self, replays: Sequence[Child]) -> RayReanalysisSource:
+        return RayReanalysisSource([replay.handle for replay in replays])
 
     def prior_transport(self, engine: Child) -> RayPriorTransport:
         return RayPriorTransport(engine.handle)

@@ -22,9 +22,11 @@ from launch.monitoring.live_table import LiveTable
 from launch.monitoring.metrics_writer import MetricsWriter
 from launch.monitoring.monitor import Heartbeat
 from learner.partial_restore import FileMatch
+from replay_service import stat_line
 
 LIVE_VIEW_FILE = "live.json"
 LIVE_VIEW_PERIOD_S = 1.0
+STAT_LINE_PERIOD_S = 30.0
 
 
 class Reporter:
@@ -46,6 +48,7 @@ class Reporter:
         self._clock = clock
         self._reported_at = clock()
         self._live_at = 0.0
+        self._stat_line_at = clock()
         self._resources: Mapping[str, Scalar] = {}
         self._replay: Mapping[str, float] = {}
         self._language: Mapping[str, float] = {}
@@ -142,7 +145,11 @@ class Reporter:
         self._search = dict(stats)
 
     def replay(self, stats: Mapping[str, float]) -> None:
+        """Of all shards; what matters most of it is logged once in a while."""
         self._replay = dict(stats)
+        if self._clock() - self._stat_line_at >= STAT_LINE_PERIOD_S:
+            self._stat_line_at = self._clock()
+            self._table.say(stat_line(stats))
 
     def _write_live_view(self, snapshot: Snapshot) -> None:
         llm = snapshot.llm_prior

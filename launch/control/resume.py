@@ -33,6 +33,7 @@ from launch.control.stored_settings import (
 
 CONFIG_FILE = "config.yaml"
 RUNS_ROOT = Path("runs")
+OWN = "the run directory"
 # Settings that replay's content depends on: with others it can't be read, or means something else.
 REPLAY_BOUND = ("env.", "targets.", "replay.")
 
@@ -63,6 +64,11 @@ class Resume:
         return {int(index): int(count) for index, count in self.counters["incarnations"].items()}
 
     @property
+    def is_branch(self) -> bool:
+        """What the run begins with is not what its own newest checkpoint holds."""
+        return self.relaxed or self.found != OWN
+
+    @property
     def keeps_replay(self) -> bool:
         return not any(line.startswith(REPLAY_BOUND) for line in self.differences)
 
@@ -90,7 +96,7 @@ def choose_source(run_dir: Path, config: Config) -> Resume | None:
         return _checked(_named(config), "--resume", config)
     newest = store.latest()
     if newest is not None:
-        return _checked(newest, "the run directory", config)
+        return _checked(newest, OWN, config)
     if store.names():
         raise ConfigError(
             f"none of the {len(store.names())} checkpoints in {run_dir} can be used (see the "

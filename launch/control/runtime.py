@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from replay_service import ReplayConfig
+
 
 @dataclass(frozen=True, slots=True)
 class Resources:
@@ -46,13 +48,14 @@ class Call:
 
 
 class CallFailed(RuntimeError):
-    """The child raised, died or did not answer in time; `died` tells which."""
+    """The child raised, died or, neither of them, did not answer in time."""
 
-    def __init__(self, call: Call, cause: str, *, died: bool) -> None:
+    def __init__(self, call: Call, cause: str, *, died: bool = False, raised: bool = False) -> None:
         super().__init__(f"{call.child.name}.{call.method} failed: {cause}")
         self.call = call
         self.cause = cause
         self.died = died
+        self.raised = raised
 
 
 class Runtime(Protocol):
@@ -101,9 +104,13 @@ class Links(Protocol):
 
     def weight_sink(self, server: Child) -> object: ...
 
-    def batch_source(self, replay: Child, batch_size: int) -> object: ...
+    def batch_source(
+        self, replays: Sequence[Child], config: ReplayConfig, batch_size: int, seed: int
+    ) -> object: ...
 
-    def text_source(self, replay: Child, batch_size: int) -> object: ...
+    def text_source(self, replays: Sequence[Child], batch_size: int, seed: int) -> object: ...
+
+    def reanalysis_source(self, replays: Sequence[Child]) -> object: ...
 
     def prior_transport(self, engine: Child) -> object: ...
 

@@ -13,8 +13,18 @@ from actors.prior.backend import LocalPriorTransport
 from actors.prior.local_engine import LocalPriorEngine
 from actors.search.service import LocalSearchTransport, ServiceStats, make_service
 from launch.control.runtime import Call, CallFailed, Child, Resources
+from learner.language.language_learner import TextSource
 from learner.weight_server_actor import LocalWeightLink
-from replay_service import LocalBatchSource, Replay, TextBatch
+from replay_service import (
+    BatchSource,
+    JointTextSource,
+    LocalBatchSource,
+    LocalJointBatchSource,
+    LocalReanalysisSource,
+    Replay,
+    ReplayConfig,
+    TextBatch,
+)
 
 
 class SerialRuntime:
@@ -48,7 +58,7 @@ class SerialRuntime:
 
     def value(self, call: Call) -> object:
         if isinstance(call.answer, BaseException):
-            raise CallFailed(call, repr(call.answer), died=False)
+            raise CallFailed(call, repr(call.answer), raised=True)
         return call.answer
 
     def restart(self, child: Child) -> None:
@@ -100,11 +110,21 @@ class LocalLinks:
     def weight_sink(self, server: Child) -> LocalWeightLink:
         return LocalWeightLink(server.handle)
 
-    def batch_source(self, replay: Child, batch_size: int) -> LocalBatchSource:
-        return LocalBatchSource(replay.handle, batch_size)
+    def batch_source(
+        self, replays: Sequence[Child], config: ReplayConfig, batch_size: int, seed: int
+    ) -> BatchSource:
+        if len(replays) == 1:
+            return LocalBatchSource(replays[0].handle, batch_size)
+        shards = [replay.handle for replay in replays]
+        return LocalJointBatchSource(shards, config, batch_size, seed)
 
-    def text_source(self, replay: Child, batch_size: int) -> LocalTextSource:
-        return LocalTextSource(replay.handle, batch_size)
+    def text_source(self, replays: Sequence[Child], batch_size: int, seed: int) -> TextSource:
+        if len(replays) == 1:
+            return LocalTextSource(replays[0].handle, batch_size)
+        return JointTextSource([replay.handle for replay in replays], batch_size, seed)
+
+    def reanalysis_source(self, replays: Sequence[Child]) -> LocalReanalysisSource:
+        return LocalReanalysisSource([replay.handle for replay in replays])
 
     def prior_transport(self, engine: Child) -> LocalPriorTransport:
         return LocalPriorTransport(engine.handle)

@@ -39,6 +39,7 @@ SAFE_TO_CHANGE = (
     "learner.",
     "limiter.",
     "prior.",
+    "reanalysis.",
     "replay.device",
     "replay.engine",
     "search.",

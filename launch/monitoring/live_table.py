@@ -71,6 +71,13 @@ ROWS: tuple[tuple[str, tuple[Cell, ...]], ...] = (
         ),
     ),
     (
+        "shards",  # absent with one
+        (
+            Cell("serving", "replay_shards_alive", _COUNT),
+            Cell("lost so far", "replay_shards_lost", _COUNT),
+        ),
+    ),
+    (
         "learning",
         (
             Cell("loss", "loss_total", _THOUSANDTHS, True),

@@ -173,6 +173,159 @@ def test_ctrl_c_ends_in_a_checkpoint_and_the_same_command_goes_on(tmp_path):
     assert steps == sorted(steps)
 
 
+def shard_bytes(run_dir: Path) -> list[int]:
+    """What every shard held at the newest checkpoint, by the controller's book."""
+    folder = run_dir / "checkpoints"
+    latest = folder / (folder / "LATEST").read_text().strip()
+    assert sorted(p.name for p in (latest / "replay").iterdir()) == ["shard-0", "shard-1"]
+    book = json.loads((latest / "counters.json").read_text())["replay"]
+    return [account["held"] for account in book["accounts"]]
+
+
+def test_replay_goes_on_without_a_killed_shard_and_takes_it_back(tmp_path):
+    run_dir = tmp_path / "shards"
+    shards = ["--replay.num-shards", "2", "--total-env-steps", "100000"]
+    process = start(run_dir, *CARTPOLE, *shards)
+    known = wait_until(
+        lambda: (p := pids(run_dir)) and {"replay-0", "replay-1", "learner"} <= set(p) and p,
+        process,
+        run_dir,
+        "both shards",
+    )
+    wait_until(lambda: last_metrics_of(run_dir, "update") > 40, process, run_dir, "updates")
+    os.kill(known["replay-1"], signal.SIGKILL)
+    wait_until(lambda: events(run_dir, "child_failed"), process, run_dir, "the failure")
+    wait_until(lambda: events(run_dir, "replay_shard_ready"), process, run_dir, "its return")
+    before = last_metrics_of(run_dir, "update")
+    wait_until(
+        lambda: (
+            last_metrics_of(run_dir, "update") > before + 300
+            and last_metrics_of(run_dir, "replay_shards_alive") == 2
+        ),
+        process,
+        run_dir,
+        "updates with both shards",
+    )
+    os.kill(process.pid, signal.SIGINT)
+    assert finish(process, run_dir) == 75, output(run_dir)
+
+    assert {e["child"] for e in events(run_dir, "child_failed")} == {"replay-1"}
+    metrics = last_metrics(run_dir)
+    assert metrics["replay_shards_lost"] == metrics["restarts"] >= 1
+    assert metrics["replay_duplicate_total"] == 0
+    held = shard_bytes(run_dir)
+    assert min(held) > 0.9 * max(held), held  # the successor got all until it had caught up
+    text = output(run_dir)
+    assert "Traceback" not in text and "constructor arguments" not in text
+
+    steps = str(metrics["global_step"] + 100)
+    process = start(run_dir, *CARTPOLE, "--replay.num-shards", "2", "--total-env-steps", steps)
+    assert finish(process, run_dir) == 0, output(run_dir)
+    assert last_metrics(run_dir)["replay_push_total"] > metrics["replay_push_total"]
+
+
+def last_metrics_of(run_dir: Path, name: str) -> float:
+    """0 while there is no record, or none with this figure."""
+    path = run_dir / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return (json.loads(lines[-1]).get(name) or 0) if lines else 0
+
+
+def test_the_last_shard_takes_the_run_with_it(tmp_path):
+    run_dir = tmp_path / "alone"
+    process = start(run_dir, *CARTPOLE, "--total-env-steps", "100000")
+    known = wait_until(
+        lambda: (p := pids(run_dir)) and {"replay-0"} <= set(p) and p, process, run_dir, "replay"
+    )
+    wait_until(lambda: last_steps(run_dir) > 100, process, run_dir, "some env steps")
+    os.kill(known["replay-0"], signal.SIGKILL)
+    assert finish(process, run_dir) == 1, output(run_dir)
+    assert "the same command goes on from the last checkpoint" in output(run_dir)
+
+
+def versions(run_dir: Path) -> list[float]:
+    """Newest weight version that acted, of every record."""
+    path = run_dir / "metrics.jsonl"
+    return [json.loads(line)["weight_version"] for line in path.read_text().splitlines()]
+
+
+def test_a_killed_learner_goes_on_from_the_checkpoint_and_weights_are_published_again(tmp_path):
+    run_dir = tmp_path / "learner"
+    process = start(run_dir, *CARTPOLE, "--total-env-steps", "100000")
+    known = wait_until(
+        lambda: (p := pids(run_dir)) and {"learner", "weight-server"} <= set(p) and p,
+        process,
+        run_dir,
+        "pids",
+    )
+    wait_until(lambda: events(run_dir, "checkpoint"), process, run_dir, "a checkpoint")
+    for name in ("learner", "weight-server"):
+        os.kill(known[name], signal.SIGKILL)
+        wait_until(
+            lambda name=name: pids(run_dir).get(name) not in (None, known[name]),
+            process,
+            run_dir,
+            f"another {name}",
+        )
+        acted = versions(run_dir)[-1]
+        wait_until(
+            lambda acted=acted: versions(run_dir)[-1] > acted + 50, process, run_dir, "new weights"
+        )
+    os.kill(process.pid, signal.SIGINT)
+    assert finish(process, run_dir) == 75, output(run_dir)
+    assert {e["child"] for e in events(run_dir, "child_failed")} <= {"learner", "weight-server"}
+    (replaced,) = events(run_dir, "learner_replaced")
+    assert replaced["source"] in {e["path"] for e in events(run_dir, "checkpoint")}
+    assert versions(run_dir) == sorted(versions(run_dir)), "acting never turns back"
+    assert last_metrics(run_dir)["skipped_total"] == 0
+    assert not children_alive(known)
+
+
+def shares(run_dir: Path) -> list[float]:
+    """Of the samples of each record, how many had targets searched again."""
+    path = run_dir / "metrics.jsonl"
+    records = map(json.loads, path.read_text().splitlines() if path.exists() else [])
+    return [r["reanalysed_share"] for r in records if r.get("reanalysed_share") is not None]
+
+
+def test_reanalysis_goes_on_when_its_process_is_killed(tmp_path):
+    run_dir = tmp_path / "reanalysis"
+    reanalysis = ["--reanalysis.share", "0.5", "--total-env-steps", "100000"]
+    process = start(run_dir, *CARTPOLE, *reanalysis)
+    wait_until(lambda: max(shares(run_dir), default=0) > 0.4, process, run_dir, "the share")
+    known = wait_until(
+        lambda: (p := pids(run_dir)) and "reanalyser" in p and p, process, run_dir, "its pid"
+    )
+    os.kill(known["reanalyser"], signal.SIGKILL)
+    wait_until(lambda: events(run_dir, "child_failed"), process, run_dir, "the failure")
+    wait_until(
+        lambda: pids(run_dir).get("reanalyser") not in (None, known["reanalyser"]),
+        process,
+        run_dir,
+        "the next one",
+    )
+    n_segments = last_metrics(run_dir)["reanalysis_segments_total"]
+    wait_until(
+        lambda: last_metrics(run_dir)["reanalysis_segments_total"] > n_segments,
+        process,
+        run_dir,
+        "more segments",
+    )
+    n_seen = len(shares(run_dir))
+    wait_until(
+        lambda: any(s > 0.4 for s in shares(run_dir)[n_seen:]), process, run_dir, "the share again"
+    )
+    os.kill(process.pid, signal.SIGINT)
+    assert finish(process, run_dir) == 75, output(run_dir)
+    assert [e["child"] for e in events(run_dir, "child_failed")] == ["reanalyser"]
+    metrics = last_metrics(run_dir)
+    assert metrics["restarts"] == 1
+    assert metrics["replay_patch_applied_total"] > 0
+    assert metrics["replay_patch_invalid_total"] == 0
+    assert not children_alive(known)
+    assert "Traceback" not in output(run_dir)
+
+
 def test_a_served_search_survives_its_own_death_and_an_env_actors(tmp_path):
     """Contexts that die with the service are brought back by those who play in them."""
     run_dir = tmp_path / "served"

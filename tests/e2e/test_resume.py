@@ -46,6 +46,7 @@ def test_must_goes_on_from_the_run_beside_and_says_so(old, capsys):
     checkpoint = next((old / "checkpoints").glob("step-*"))
     assert Path(resumed["source"]) == checkpoint
     assert resumed["found_by"] == f"a search of {old.parent}" and not resumed["relaxed"]
+    assert events(new, "checkpoint")[0]["reason"] == "resumed"
     assert f"going on from {checkpoint}" in capsys.readouterr().out
     assert summary(new)["env_steps"] >= 200
     assert summary(new)["updates"] > summary(old)["updates"]

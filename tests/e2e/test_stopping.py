@@ -273,13 +273,14 @@ def test_a_killed_driver_leaves_no_orphans_and_a_checkpoint(start):
     assert newest(one.folder)["progress"]["env_steps"] >= 100
 
 
-def test_a_killed_learner_ends_the_run_with_the_checkpoint_before(start):
+def test_a_killed_replay_ends_the_run_with_the_checkpoint_before(start):
+    """The only shard there is: what it held is in the checkpoint, and nowhere else."""
     one = start()
-    one.wait_for(lambda: one.checkpoints() and one.pid("learner"))
-    os.kill(one.pid("learner"), signal.SIGKILL)
+    one.wait_for(lambda: one.checkpoints() and one.pid("replay-0"))
+    os.kill(one.pid("replay-0"), signal.SIGKILL)
     assert one.end() == EXIT_FAILED
     text = one.log.read_text()
-    assert "can't go on without its learner" in text and "no checkpoint was made" in text
+    assert "can't go on without its replay" in text and "no checkpoint was made" in text
     assert newest(one.folder)["reason"] == "periodic"
 
 

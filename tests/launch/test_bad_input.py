@@ -53,6 +53,7 @@ def refused(capsys, run_dir: Path, *arguments: str) -> str:
             ["--limiter.tolerance", "0.01"],
             ["limiter.tolerance=0.01", "0.01 * 500 * 8 = 40", "128 * 8 + 512 = 1536", "0.384"],
         ),
+        (["--reanalysis.share", "1.0"], ["reanalysis.share", "1.0", "[0, 1)", "0 is off"]),
         (["--resume", "./no-checkpoint"], ["resume", "./no-checkpoint", "auto, must, never"]),
         (["--resume", "must"], ["resume", "must", "--run-dir"]),
         (

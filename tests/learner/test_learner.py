@@ -43,6 +43,7 @@ def make_batch(n_samples: int = 4, seed: int = 0) -> Batch:
         valid=torch.ones(n_samples, n_unroll, dtype=torch.bool),
         importance=torch.ones(n_samples),
         weight_version=torch.zeros(n_samples, dtype=torch.long),
+        target_version=torch.zeros(n_samples, dtype=torch.long),
         handles=Handles(0, np.arange(n_samples), np.zeros(n_samples, dtype=np.int64)),
     )
 
@@ -194,9 +195,24 @@ def test_train_publishes_every_second_update_and_returns_priorities():
     report = learner.train(5, source, store)
     assert report.n_updates == 5 == learner.updates == len(source.priorities)
     assert store.published_version() == 4
-    assert set(report.seconds) == {"sample_wait", "compute", "publish"}
+    assert set(report.seconds) == {"sample_wait", "transfer", "compute", "publish"}
     wanted = {"loss_total", "loss_policy", "loss_value", "loss_reward", "loss_latent", "entropy"}
     assert wanted | {"grad_norm", "learning_rate", "value_mean"} <= set(report.metrics)
+
+
+def test_a_batch_serves_as_many_updates_as_the_interval_says():
+    learner, source = make_learner(sample_interval=3), Batches()
+    learner.train(7, source, None)
+    learner.train(2, source, None)  # begins with a batch of its own, so that restarts repeat
+    assert source.position == 4 and len(source.priorities) == 9
+    every = make_learner()
+    drawn = [make_batch(seed=1)] * 3 + [make_batch(seed=2)] * 3
+    for batch in drawn:
+        every.update(batch)
+    again, source = make_learner(sample_interval=3), Batches()
+    again.train(6, source, None)
+    for name, value in parameters(every).items():
+        assert torch.equal(value, parameters(again)[name])
 
 
 def test_resumed_training_is_bit_equal(tmp_path):

@@ -49,6 +49,13 @@ def test_plain_lines_are_whole_and_throttled() -> None:
     assert lines[2] == "[train] saved [checkpoint]"
 
 
+def test_shards_are_shown_where_there_are_several() -> None:
+    for metrics in (METRICS, {**METRICS, "replay_shards_alive": 3.0, "replay_shards_lost": 1.0}):
+        console, stream = make_console(terminal=False)
+        print_summary(metrics, "run", console)
+        assert ("lost so far" in stream.getvalue()) == ("replay_shards_alive" in metrics)
+
+
 def test_live_table_redraws_on_a_terminal() -> None:
     console, stream = make_console(terminal=True)
     with LiveTable("mario-quick", console) as table:

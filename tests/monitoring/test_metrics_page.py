@@ -46,7 +46,7 @@ def test_monitor_writes_documented_metrics() -> None:
 
 
 def test_a_run_writes_documented_metrics_only(tmp_path: Path) -> None:
-    """Every part that has figures takes part: prior, tuning, evaluation, replay, monitor."""
+    """Every part that has figures takes part, the language model and reanalysis included."""
     arguments = shlex.split(
         """--preset mario-quick --runtime serial --device cpu --envs-per-actor 2
         --acting.num-actors 1 --acting.segment-length 8 --acting.collect-steps 16 --simulations 4
@@ -55,12 +55,14 @@ def test_a_run_writes_documented_metrics_only(tmp_path: Path) -> None:
         --evaluation.every-env-steps 40 --evaluation.n-episodes 1 --evaluation.final-episodes 1
         --evaluation.max-steps 6 --language.world-model-updates-per-call 2
         --language.updates-per-call 1 --language.batch-size 4 --language.micro-batch-size 4
-        --control.log-period-s 0.1"""
+        --control.log-period-s 0.1 --reanalysis.share 0.5
+        --learner.publish-every 2"""
     )
     assert train.main([*arguments, "--run-dir", str(tmp_path / "run")]) == 0
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     names = {name for line in lines for name in json.loads(line)}
     assert {"loss_total", "prior_sent_total", "language_loss", "eval_return_mean"} <= names
+    assert {"reanalysis_segments_total", "reanalysis_prior_share", "reanalysed_share"} <= names
     pools = {"search_cache_init_hits", "search_cache_recurrent_bytes_used"}
     assert pools | {"search_cache_scratch_bytes_total", "search_cache_init_hit_rate"} <= names
     assert not undocumented(names)

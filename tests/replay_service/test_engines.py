@@ -105,7 +105,7 @@ def test_a_replay_may_be_continued_by_the_other_engine(make_segment, vector_spec
     again.load(tmp_path)
     for _ in range(5):
         assert_same_batch(replay.sample(8), again.sample(8))
-    assert json.loads((tmp_path / "replay.json").read_text())["format_version"] == 2
+    assert json.loads((tmp_path / "replay.json").read_text())["format_version"] == 4
 
 
 def test_handles_become_arrays_when_they_travel(make_segment, vector_spec):

@@ -219,9 +219,10 @@ def test_load_continues_exactly(make_replay, make_segment, vector_spec, tmp_path
         )
         replay.update_priorities(replay.sample(4).handles, np.full(4, i + 1.0))
     replay.save(tmp_path / "replay")
-    assert sorted(path.name for path in tmp_path.rglob("*.*")) == ["replay.json", "replay.npz"]
+    names = sorted(path.name for path in tmp_path.rglob("*.*"))
+    assert names[1:] == ["replay.json", "replay.npz"] and names[0].startswith("frames-00000-")
     with np.load(tmp_path / "replay" / "replay.npz", allow_pickle=False) as arrays:
-        assert {"obs", "priority", "generation", "text"} <= set(arrays)
+        assert {"action", "priority", "generation", "text"} <= set(arrays)
     restored = make_replay(seed=99)
     restored.load(tmp_path / "replay")
     assert restored.add([make_segment(vector_spec, 8, sequence=1)]).n_duplicates == 1
@@ -233,12 +234,16 @@ def as_version_1(folder) -> None:
     """Rewrite a snapshot as the first format had it."""
     with np.load(folder / "replay.npz") as saved:
         arrays = dict(saved)
+    (frames,) = folder.glob("frames-*.npy")
+    arrays["obs"] = np.load(frames)
+    frames.unlink()
     del arrays["target_version"]
     arrays["weight_version"] = arrays["weight_version"].astype(np.int64)
     np.savez(folder / "replay.npz", **arrays)
     state = json.loads((folder / "replay.json").read_text())
     state["format_version"] = 1
-    for name in ("scalars", "refresh_order"):
+    del state["counters"]["n_batches"]
+    for name in ("scalars", "refresh_order", "frame_writes"):
         del state[name]
     for name in ("n_patched", "n_patch_stale", "n_patch_invalid"):
         del state["counters"][name]
@@ -266,8 +271,8 @@ def test_a_snapshot_of_other_scalars_or_of_the_future_is_refused(
     with pytest.raises(ValueError, match="saved with scalars=float16, this replay has float32"):
         make_replay(scalars="float32").load(tmp_path)
     state = json.loads((tmp_path / "replay.json").read_text())
-    (tmp_path / "replay.json").write_text(json.dumps(state | {"format_version": 3}))
-    with pytest.raises(ValueError, match=r"format_version=3, this program reads \(1, 2\)"):
+    (tmp_path / "replay.json").write_text(json.dumps(state | {"format_version": 5}))
+    with pytest.raises(ValueError, match=r"format_version=5, this program reads \(1, 2, 3, 4\)"):
         make_replay().load(tmp_path)
 
 
@@ -278,8 +283,9 @@ def test_large_snapshots_are_moved_in_pieces(
     replay = make_replay()
     replay.add([make_segment(vector_spec, 9, sequence=i, with_text=True) for i in range(5)])
     replay.save(tmp_path)
-    with np.load(tmp_path / "replay.npz") as saved:
-        np.testing.assert_array_equal(saved["obs"], replay.ring.arrays["obs"][: len(saved["obs"])])
+    (path,) = tmp_path.glob("frames-*.npy")
+    frames = np.load(path)
+    np.testing.assert_array_equal(frames, replay.ring.arrays["obs"][: len(frames)])
     restored = make_replay(seed=1)
     restored.load(tmp_path)
     assert_same_future(replay, restored, make_segment)
@@ -340,7 +346,7 @@ def test_load_names_the_file_and_what_is_wrong(make_replay, make_segment, vector
     state = json.loads((tmp_path / "replay.json").read_text())
     state["high_row"] += 1
     (tmp_path / "replay.json").write_text(json.dumps(state))
-    with pytest.raises(ValueError, match=r"replay\.npz .* obs is float32 \(21, 4\), expected"):
+    with pytest.raises(ValueError, match=r"replay\.npz .* action is int16 \(21,\), expected"):
         make_replay().load(tmp_path)
     del state["live"]
     (tmp_path / "replay.json").write_text(json.dumps(state))

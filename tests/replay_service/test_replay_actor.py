@@ -10,8 +10,13 @@ import pytest
 import ray
 import torch
 
-from replay_service import Replay, ReplayConfig, TargetConfig
-from replay_service.replay_actor import MAX_PENDING_UPDATES, RayBatchSource, ReplayActor
+from replay_service import Replay, ReplayConfig, TargetConfig, TargetPatch
+from replay_service.replay_actor import (
+    MAX_PENDING_UPDATES,
+    RayBatchSource,
+    RayReanalysisSource,
+    ReplayActor,
+)
 
 CONFIG = ReplayConfig(capacity_mb=1, min_positions=1)
 
@@ -111,6 +116,41 @@ def test_a_dead_replay_is_named(ray_session, make_segment, image_spec):
     with pytest.raises(RuntimeError, match="replay actor is gone"):
         for _ in range(5):
             source.next()
+
+
+def test_segments_to_search_again_come_from_all_shards_and_patches_go_home(
+    ray_session, make_segment, image_spec
+):
+    """One of the shards dies on the way: it is passed over, and its patch is lost."""
+    start = ray.remote(ReplayActor).options(num_cpus=0).remote
+    shards = [start(CONFIG, TargetConfig(), image_spec, 0, shard=i) for i in range(2)]
+    for i, shard in enumerate(shards):
+        ray.get(shard.add.remote([make_segment(image_spec, 30, sequence=i, with_text=True)]))
+    source = RayReanalysisSource(shards)
+    assert source.n_shards == 2
+    requests = [request for _ in range(2) for request in source.next(4)]
+    assert [request.segment_id[2] for request in requests] == [0, 1]
+    assert requests[1].prompt[1] == "state 1 of 1" and len(requests[1].options[1]) == 3
+    patches = [
+        TargetPatch(
+            request.handles,
+            np.full((30, 3), 0.25, np.float32),
+            np.zeros(30, np.float32),
+            target_version=9,
+        )
+        for request in requests
+    ]
+    assert source.patch(patches) == 60
+    batch = RayBatchSource(shards[1], batch_size=8).next()
+    assert (batch.target_version == 9).all() and (batch.policy[:, 0] == 0.25).all()
+    ray.kill(shards[1])
+    with pytest.raises(ray.exceptions.RayActorError):
+        ray.get(shards[1].ping.remote())
+    ray.get(shards[0].add.remote([make_segment(image_spec, 30, sequence=5)]))
+    assert source.patch(patches) == 0
+    assert [len(source.next(4)) for _ in range(2)] == [2, 0]
+    assert source.n_failures == 2
+    ray.kill(shards[0])
 
 
 @pytest.mark.parametrize("settings", [{"batch_size": 0}, {"depth": 0}, {"timeout_s": 0}])

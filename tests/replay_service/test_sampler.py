@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replay_service import Handles
-from replay_service.sampler import FAN_OUT, PrioritySampler, SumTree
+from replay_service.sampler import PrioritySampler
+from replay_service.sum_tree import FAN_OUT, SumTree, _find
 from replay_service.torch_sampler import TorchSampler
 
 ENGINES = {"numba": PrioritySampler, "torch": TorchSampler}
@@ -57,6 +58,37 @@ def test_tree_sums_equal_the_leaves_after_any_writes(n_slots, operations):
     if oracle.sum() > 0:
         slots = tree.draw(50, np.random.default_rng(0))
         assert (oracle[slots] > 0).all() and (np.diff(slots) >= 0).all()
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    n_slots=st.sampled_from([1, 15, 16, 17, 255, 257, 700, 5_000]),
+    n_masses=st.sampled_from([1, 2, 7, 40, 300]),
+    share_live=st.sampled_from([0.001, 0.05, 0.5, 1.0]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_masses_find_the_leaves_of_the_cumulated_weights(n_slots, n_masses, share_live, seed):
+    """Whole weights, so that all sums are exact; few masses descend levels that many walk along."""
+    rng = np.random.default_rng(seed)
+    weights = np.where(rng.random(n_slots) < share_live, rng.integers(1, 9, n_slots), 0)
+    weights[rng.integers(n_slots)] = 3
+    tree = SumTree(n_slots)
+    tree.set_span(0, n_slots, weights)
+    masses = np.sort(rng.integers(0, 2 * weights.sum(), n_masses)) / 2
+    slots = np.empty(n_masses, dtype=np.int64)
+    _find(tree._tree, tree._offsets, masses.copy(), slots)
+    expected = np.searchsorted(np.cumsum(weights), masses, side="right")
+    np.testing.assert_array_equal(slots, expected)
+
+
+def test_single_and_spanned_writes_of_equal_leaves_give_equal_sums():
+    """Bit for bit, so that a restored tree draws what the saved one would have drawn."""
+    rng = np.random.default_rng(0)
+    written, filled = SumTree(5_000), SumTree(5_000)
+    for _ in range(20):
+        written.set_weights(rng.integers(0, 5_000, 700), rng.random(700))
+    filled.set_span(0, 5_000, written.leaves)
+    np.testing.assert_array_equal(written._tree, filled._tree)
 
 
 def test_draws_are_stratified_exactly():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from replay_service import Replay, ReplayConfig, TargetConfig, stat_line
+from replay_service import Replay, ReplayConfig, TargetConfig, merge_stats, stat_line
 from replay_service.storage import bytes_per_row
 from replay_service.tally import MAX_PENDING, N_RECENT, SampledRows, SampleTally, StageTimer
 
@@ -73,3 +73,36 @@ def test_recent_lags_forget_old_ones():
     rows = torch.zeros(3 * N_RECENT, dtype=torch.int64)
     tally.count(SampledRows(rows, rows, rows, 20))
     assert tally.stats()["replay_lag_p50"] == 20
+
+
+def make_shard_stats(make_segment, vector_spec, n_steps: int) -> dict[str, float]:
+    config = ReplayConfig(capacity_mb=1, min_positions=1)
+    replay = Replay(config, TargetConfig(), vector_spec, seed=0)
+    replay.add([make_segment(vector_spec, n_steps, sequence=n_steps)])
+    replay.sample(8)
+    return replay.stats()
+
+
+def test_figures_of_one_shard_are_its_own(make_segment, vector_spec):
+    stats = make_shard_stats(make_segment, vector_spec, 30)
+    assert merge_stats([stats]) == stats
+    assert merge_stats([{}, {}]) == {}
+
+
+def test_figures_of_shards_become_those_of_all(make_segment, vector_spec):
+    small, large = (make_shard_stats(make_segment, vector_spec, n) for n in (10, 30))
+    merged = merge_stats([small, large])
+    assert set(merged) == set(small)
+    assert merged["replay_positions"] == merged["replay_push_total"] == 40
+    assert merged["replay_bytes"] == small["replay_bytes"] + large["replay_bytes"]
+    mean = (10 * small["replay_priority_mean"] + 30 * large["replay_priority_mean"]) / 40
+    assert merged["replay_priority_mean"] == pytest.approx(mean)
+    shares = [stats["replay_mass"] / merged["replay_mass"] for stats in (small, large)]
+    unique = [stats["replay_avg_unique_ratio"] for stats in (small, large)]
+    expected = shares[0] * unique[0] + shares[1] * unique[1]
+    assert merged["replay_avg_unique_ratio"] == pytest.approx(expected)
+    assert merged["replay_sample_total"] == 1  # the same batch
+    assert merged["replay_sample_ms"] == max(small["replay_sample_ms"], large["replay_sample_ms"])
+    fills = small["replay_fill_rate"] + large["replay_fill_rate"]
+    assert merged["replay_fill_rate"] == pytest.approx(fills / 2)
+    assert merge_stats([small, {}])["replay_fill_rate"] == small["replay_fill_rate"] / 2

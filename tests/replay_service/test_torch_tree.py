@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replay_service.sampler import SumTree
+from replay_service.sum_tree import SumTree
 from replay_service.torch_tree import TorchTree
 
 # Fan-out and flat limit: the tree of each device, and small ones of several levels.

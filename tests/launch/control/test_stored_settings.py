@@ -16,6 +16,7 @@ from launch.control.checkpoint import METADATA, CheckpointError
 from launch.control.counters import checked_counters
 from launch.control.metadata import describe, read_metadata
 from launch.control.progress import Progress
+from launch.control.shards import Account
 from launch.control.stored_settings import (
     LARGEST_FILE_BYTES,
     binding_hash,
@@ -180,6 +181,10 @@ COUNTERS = {
         "end_reasons": {"terminated": 1}, "best_return": None,
     },
     "limiter": {"inserted": 5, "sampled": 3, "samples_per_insert": 4.0, "tolerance": 0.0},
+    "replay": {
+        "accounts": [{"pushed": 5, "in_flight": 0, "held": 5, "is_serving": True}],
+        "carried": {"replay_push_total": 5.0},
+    },
     "incarnations": {"0": 0, "1": -1},
 }  # fmt: skip
 
@@ -199,4 +204,6 @@ def test_any_counter_is_a_count_or_refused(name, value):
         progress = Progress(n_actors=1)
         progress.restore(counters["progress"])
         assert progress.env_steps >= 0
+        state = counters["replay"] or {"accounts": []}
+        assert all(Account(**account).pushed >= 0 for account in state["accounts"])
         assert all(int(index) >= 0 for index in counters["incarnations"])
