@@ -7,6 +7,7 @@ Exit codes: 0 finished, 75 stopped and resumable by the same command, 2 bad inpu
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from launch.control.fleet import Fleet, placement
 from launch.control.preflight import preflight, say
 from launch.control.reporter import Reporter
 from launch.control.run_directory import RunDirectory, open_run
+from launch.control.runtime import Links, Runtime
 from launch.control.serial_runtime import LocalLinks, SerialRuntime
 from launch.control.shutdown import (
     EXIT_FAILED,
@@ -45,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         fail(str(error))
     try:
+        if stop.requested:
+            return EXIT_INTERRUPTED
         return train(config, spec, device, run, stop, console)
     finally:
         run.close()
@@ -59,30 +63,32 @@ def train(
     console: Console,
 ) -> int:
     """Runs to the end or to a stop; returns the exit code. Leaves no child behind."""
-    started = time.monotonic()
     say(console, f"run directory {run.path}, {_source(run)}")
-    if config.runtime == "serial":
-        runtime, links = SerialRuntime(), LocalLinks()
-    else:
-        # Ray is imported only where it is used: `--runtime serial` works without it.
-        from launch.control.ray_runtime import RayLinks, RayRuntime
-
-        needs = placement(config, device)
-        try:
-            runtime = RayRuntime(config.address, num_cpus=needs.num_cpus, num_gpus=needs.num_gpus)
-        except ConnectionError as error:
-            fail(
-                f"address {config.address!r} leads to no Ray cluster ({error}); check it, or leave "
-                "--address and RAY_ADDRESS out to start Ray on this machine"
-            )
-        except SystemExit:  # a SIGTERM while Ray started
+    try:
+        runtime, links = _start_runtime(config, device)
+    except SystemExit as left:
+        if left.code != signal.SIGTERM:
+            raise
+        return EXIT_INTERRUPTED  # by Ray's own handler, which it has while it starts
+    try:
+        stop.install()
+        if stop.requested:
             return EXIT_INTERRUPTED
-        links = RayLinks()
-    stop.install()
-    if stop.requested:
+        fleet = Fleet(config, spec, runtime, links, run_dir=run.path, device=device)
+        return _run(config, fleet, runtime, run, stop, console)
+    finally:
         runtime.shutdown()
-        return EXIT_INTERRUPTED
-    fleet = Fleet(config, spec, runtime, links, run_dir=run.path, device=device)
+
+
+def _run(
+    config: Config,
+    fleet: Fleet,
+    runtime: Runtime,
+    run: RunDirectory,
+    stop: StopRequest,
+    console: Console,
+) -> int:
+    started = time.monotonic()
     with (
         MetricsWriter(run.path, resumed_at_step=run.resumed_at_step) as writer,
         LiveTable(f"WarpZone {run.path}", console) as table,
@@ -95,14 +101,29 @@ def train(
         except Exception as failure:  # of whatever kind: what was learned must not be lost
             end_after_failure(controller, reporter, failure)
             return EXIT_FAILED
-        finally:
-            runtime.shutdown()
     print_summary(reporter.last_metrics, f"WarpZone {run.path}", console)
     _write_summary(run, controller, reporter, time.monotonic() - started)
     if not controller.finished:
         say(console, f"stopped by {stop.reason}; {how_to_go_on(config)}")
         return EXIT_RESUMABLE
     return EXIT_FINISHED
+
+
+def _start_runtime(config: Config, device: str) -> tuple[Runtime, Links]:
+    if config.runtime == "serial":
+        return SerialRuntime(), LocalLinks()
+    # Ray is imported only where it is used: `--runtime serial` works without it.
+    from launch.control.ray_runtime import RayLinks, RayRuntime
+
+    needs = placement(config, device)
+    try:
+        runtime = RayRuntime(config.address, num_cpus=needs.num_cpus, num_gpus=needs.num_gpus)
+    except ConnectionError as error:
+        fail(
+            f"address {config.address!r} leads to no Ray cluster ({error}); check it, or leave "
+            "--address and RAY_ADDRESS out to start Ray on this machine"
+        )
+    return runtime, RayLinks()
 
 
 def _source(run: RunDirectory) -> str:

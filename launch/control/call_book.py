@@ -68,8 +68,7 @@ class CallBook:
         """One call whose answer is needed before anything else may happen. Raises RunFailed."""
         answer = self._answer(self._urgent(child, method, *args))
         if isinstance(answer, CallFailed):
-            late = "" if self.seconds_left else "; control.stop_budget_s is used up"
-            raise RunFailed(f"{answer}{late}") from answer
+            raise RunFailed(str(answer)) from answer
         return answer
 
     def ask_each(

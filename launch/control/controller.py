@@ -308,6 +308,11 @@ class Controller:
         while self.n_moving() and time.monotonic() < deadline:
             self._turn()
 
+    @property
+    def is_out_of_time(self) -> bool:
+        """The stop budget is used up."""
+        return self._calls.seconds_left == 0.0
+
     def n_moving(self) -> int:
         """Calls in flight that move data."""
         return self._calls.n_in_flight("collect", "add", "train")

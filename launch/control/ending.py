@@ -26,6 +26,8 @@ def end_after_failure(controller: Controller, reporter: Reporter, failure: Excep
         rescue(controller, failure)
     except Exception as again:  # of whatever kind: the children are to be ended in any case
         cause = str(again).partition("\n")[0] or type(again).__name__
+        if controller.is_out_of_time:
+            cause += "; control.stop_budget_s is used up"
         reporter.event("not_rescued", cause=cause)
         sys.stderr.write(f"no checkpoint was made of the run as it is: {cause}\n")
 

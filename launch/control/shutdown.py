@@ -49,7 +49,7 @@ class StopRequest:
 
     def _request(self, reason: str) -> None:
         self.reason = reason
-        text = f"[train] {reason}: writing a checkpoint; a second signal leaves at once\n"
+        text = f"[train] {reason}: ending in a checkpoint; a second signal leaves at once\n"
         os.write(2, text.encode())
 
 

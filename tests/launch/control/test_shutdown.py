@@ -57,7 +57,7 @@ def test_the_first_signal_asks_and_the_second_leaves(number, hours):
     )
     assert done.returncode == EXIT_INTERRUPTED, done.stderr
     assert done.stdout.strip() == ("control.max_hours=0.5" if hours else number.name)
-    assert "writing a checkpoint" in done.stderr
+    assert "ending in a checkpoint" in done.stderr
 
 
 class Slow:
