@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_type_hints
 
 import tyro
 import yaml
@@ -25,12 +25,14 @@ from actors.reanalysis import ReanalysisConfig
 from actors.search import SearchConfig
 from launch.control.config import ControlConfig
 from launch.control.rate_limiter import RateLimiterConfig
+from launch.setting_types import SettingError, shown, typed
 from learner.config import LearnerConfig
 from learner.language.config import LanguageConfig
 from learner.world_model import WorldModelConfig
 from replay_service import ReplayConfig, TargetConfig
 
 DEFAULT_PRESET = "mario-quick"
+LONGEST_NAME = 200  # of a setting, as shown in messages
 
 # Short names for what people set most; each is exactly the long option beside it.
 SHORT_OPTIONS = {
@@ -38,7 +40,9 @@ SHORT_OPTIONS = {
     "--num-actors": "--acting.num-actors",
     "--envs-per-actor": "--acting.envs-per-actor",
     "--simulations": "--search.n-simulations",
+    "--max-hours": "--control.max-hours",
 }
+SWITCHES = ("--resume-relaxed",)  # may stand alone, which means true
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,10 @@ class Config:
     runtime: Literal["ray", "serial"] = "ray"  # ray: processes; serial: one process, bit-exact
     address: str | None = None  # Ray cluster to attach to, e.g. auto; none starts Ray here
     run_dir: Path | None = None  # where the run lives; default runs/<preset or environment>
-    resume: str = "auto"  # auto: go on if there is a checkpoint; must, never, or a checkpoint PATH
+    # auto: go on if run_dir has a checkpoint; must: or from one of another run that fits, or fail;
+    # never; or the PATH of a checkpoint or of a run
+    resume: str = "auto"
+    resume_relaxed: bool = False  # take over what fits, list the rest in resume-report.json
 
     def __post_init__(self) -> None:
         if self.total_env_steps < 1:
@@ -96,40 +103,36 @@ def load_preset(name: str) -> Config:
 
 
 def overlay(config: Config, changes: Mapping[str, object], *, where: str) -> Config:
-    """`config` with nested `changes` applied. Raises ConfigError for an unknown key."""
+    """`config` with nested `changes` applied, as read from YAML or JSON.
+
+    Raises ConfigError for an unknown key and for a value of another type or out of range.
+    """
     return _overlay(config, changes, where, prefix="")
 
 
 def _overlay(node, changes: Mapping[str, object], where: str, prefix: str):
-    fields = {f.name: getattr(node, f.name) for f in dataclasses.fields(node)}
+    hints = get_type_hints(type(node))
     replaced: dict[str, object] = {}
     for key, value in changes.items():
-        path = f"{prefix}{key}"
-        if key not in fields:
-            near = difflib.get_close_matches(str(key), fields, n=1)
+        path = f"{prefix}{key}"[:LONGEST_NAME]
+        if key not in hints:
+            near = difflib.get_close_matches(str(key)[:LONGEST_NAME], hints, n=1)
             hint = f"; did you mean {prefix}{near[0]}?" if near else ""
             raise ConfigError(f"{where}: there is no setting {path!r}{hint}")
-        old = fields[key]
+        old = getattr(node, key)
         if dataclasses.is_dataclass(old):
             if not isinstance(value, Mapping):
-                raise ConfigError(f"{where}: {path} must hold settings, got {value!r}")
+                raise ConfigError(f"{where}: {path} must hold settings, got {shown(value)}")
             replaced[key] = _overlay(old, value, where, prefix=f"{path}.")
-        else:
-            replaced[key] = _as_type_of(old, value, key)
+            continue
+        try:
+            replaced[key] = typed(hints[key], value)
+        except SettingError as error:
+            raise ConfigError(f"{where}: {path} {error}") from error
     try:
         return dataclasses.replace(node, **replaced)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"{where}: {error}") from error
-
-
-def _as_type_of(old: object, value: object, key: str) -> object:
-    if isinstance(value, list):
-        return tuple(value)
-    if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if key == "run_dir" and isinstance(value, str):
-        return Path(value)
-    return value
 
 
 def parse(arguments: Sequence[str]) -> tuple[str, Config]:
@@ -137,7 +140,7 @@ def parse(arguments: Sequence[str]) -> tuple[str, Config]:
 
     Exits with code 2 and a one-screen message on a bad setting; `--help` lists every setting.
     """
-    words = [_expand(word) for word in arguments]
+    words = _complete_switches([_expand(word) for word in arguments])
     preset = _take_preset(words)
     try:
         default = load_preset(preset)
@@ -175,6 +178,16 @@ def _expand(word: str) -> str:
         return word.capitalize()
     value = value.capitalize() if value in ("true", "false") else value
     return SHORT_OPTIONS.get(name, name) + equals + value
+
+
+def _complete_switches(words: list[str]) -> list[str]:
+    """Puts True behind each of SWITCHES that stands alone."""
+    complete = []
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        complete.append(word)
+        if word in SWITCHES and following not in ("True", "False"):
+            complete.append("True")
+    return complete
 
 
 def _take_preset(words: list[str]) -> str:

@@ -1,11 +1,13 @@
 """Trains an agent: `python launch/train.py --preset mario-quick`; `--help` lists every setting.
 
-Exit codes: 0 finished, 75 stopped and resumable by the same command, 2 bad input, 1 failure.
+Exit codes: 0 finished, 75 stopped and resumable by the same command, 2 bad input, 1 failure,
+130 interrupted at once; docs/reliability.md says what each of them leaves behind.
 """
 
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -13,14 +15,21 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from launch.config import Config, ConfigError, fail, parse
-from launch.control.call_book import RunFailed
 from launch.control.controller import Controller
+from launch.control.ending import end_after_failure, how_to_go_on
 from launch.control.fleet import Fleet, placement
 from launch.control.preflight import preflight, say
 from launch.control.reporter import Reporter
 from launch.control.run_directory import RunDirectory, open_run
+from launch.control.runtime import Links, Runtime
 from launch.control.serial_runtime import LocalLinks, SerialRuntime
-from launch.control.shutdown import EXIT_FAILED, EXIT_FINISHED, EXIT_RESUMABLE, StopRequest
+from launch.control.shutdown import (
+    EXIT_FAILED,
+    EXIT_FINISHED,
+    EXIT_INTERRUPTED,
+    EXIT_RESUMABLE,
+    StopRequest,
+)
 from launch.monitoring.live_table import LiveTable, print_summary
 from launch.monitoring.metrics_writer import MetricsWriter
 from replay_service import GameSpec
@@ -30,13 +39,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     preset, config = parse(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     console = Console()
+    stop = StopRequest(config.control.max_hours)
+    stop.install()
     try:
         spec, device = preflight(config, console)
         run = open_run(preset, config)
     except ConfigError as error:
         fail(str(error))
-    stop = StopRequest()
     try:
+        if stop.requested:
+            return EXIT_INTERRUPTED
         return train(config, spec, device, run, stop, console)
     finally:
         run.close()
@@ -51,26 +63,32 @@ def train(
     console: Console,
 ) -> int:
     """Runs to the end or to a stop; returns the exit code. Leaves no child behind."""
-    started = time.monotonic()
-    source = f"going on from {run.resume_from}" if run.resume_from else "starting from nothing"
-    say(console, f"run directory {run.path}, {source}")
-    if config.runtime == "serial":
-        runtime, links = SerialRuntime(), LocalLinks()
-    else:
-        # Ray is imported only where it is used: `--runtime serial` works without it.
-        from launch.control.ray_runtime import RayLinks, RayRuntime
+    say(console, f"run directory {run.path}, {_source(run)}")
+    try:
+        runtime, links = _start_runtime(config, device)
+    except SystemExit as left:
+        if left.code != signal.SIGTERM:
+            raise
+        return EXIT_INTERRUPTED  # by Ray's own handler, which it has while it starts
+    try:
+        stop.install()
+        if stop.requested:
+            return EXIT_INTERRUPTED
+        fleet = Fleet(config, spec, runtime, links, run_dir=run.path, device=device)
+        return _run(config, fleet, runtime, run, stop, console)
+    finally:
+        runtime.shutdown()
 
-        needs = placement(config, device)
-        try:
-            runtime = RayRuntime(config.address, num_cpus=needs.num_cpus, num_gpus=needs.num_gpus)
-        except ConnectionError as error:
-            fail(
-                f"address {config.address!r} leads to no Ray cluster ({error}); check it, or leave "
-                "--address and RAY_ADDRESS out to start Ray on this machine"
-            )
-        links = RayLinks()
-    stop.install()
-    fleet = Fleet(config, spec, runtime, links, run_dir=run.path, device=device)
+
+def _run(
+    config: Config,
+    fleet: Fleet,
+    runtime: Runtime,
+    run: RunDirectory,
+    stop: StopRequest,
+    console: Console,
+) -> int:
+    started = time.monotonic()
     with (
         MetricsWriter(run.path, resumed_at_step=run.resumed_at_step) as writer,
         LiveTable(f"WarpZone {run.path}", console) as table,
@@ -80,18 +98,43 @@ def train(
         controller = Controller(config, runtime, fleet, run, reporter, stop)
         try:
             controller.run()
-        except RunFailed as failure:
-            reporter.event("failed", cause=str(failure))
-            sys.stderr.write(f"error: {failure}\n")
+        except Exception as failure:  # of whatever kind: what was learned must not be lost
+            end_after_failure(controller, reporter, failure)
             return EXIT_FAILED
-        finally:
-            runtime.shutdown()
     print_summary(reporter.last_metrics, f"WarpZone {run.path}", console)
     _write_summary(run, controller, reporter, time.monotonic() - started)
     if not controller.finished:
-        say(console, f"stopped by {stop.reason}; the same command goes on")
+        say(console, f"stopped by {stop.reason}; {how_to_go_on(config)}")
         return EXIT_RESUMABLE
     return EXIT_FINISHED
+
+
+def _start_runtime(config: Config, device: str) -> tuple[Runtime, Links]:
+    if config.runtime == "serial":
+        return SerialRuntime(), LocalLinks()
+    # Ray is imported only where it is used: `--runtime serial` works without it.
+    from launch.control.ray_runtime import RayLinks, RayRuntime
+
+    needs = placement(config, device)
+    try:
+        runtime = RayRuntime(config.address, num_cpus=needs.num_cpus, num_gpus=needs.num_gpus)
+    except ConnectionError as error:
+        fail(
+            f"address {config.address!r} leads to no Ray cluster ({error}); check it, or leave "
+            "--address and RAY_ADDRESS out to start Ray on this machine"
+        )
+    return runtime, RayLinks()
+
+
+def _source(run: RunDirectory) -> str:
+    """What the run goes on from, for people."""
+    resume = run.resume
+    if resume is None:
+        return "starting from nothing"
+    kind = "with what fits of" if resume.relaxed else "from"
+    return (
+        f"going on {kind} {resume.folder}, found by {resume.found}, {resume.env_steps:,} env steps"
+    )
 
 
 def _write_summary(

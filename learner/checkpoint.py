@@ -59,12 +59,12 @@ def load_learner(
 
     All files are read and checked before anything changes.
     """
-    counters = _read_counters(folder / COUNTERS_FILE)
+    counters = read_counters(folder / COUNTERS_FILE)
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    state = _read_tensors(folder / MODEL_FILE, expected)
-    target_state = _read_tensors(folder / TARGET_FILE, expected)
-    average_state = _read_tensors(folder / AVERAGE_FILE, expected)
-    moments = _read_tensors(folder / OPTIMIZER_FILE, None)
+    state = read_tensors(folder / MODEL_FILE, expected)
+    target_state = read_tensors(folder / TARGET_FILE, expected)
+    average_state = read_tensors(folder / AVERAGE_FILE, expected)
+    moments = read_tensors(folder / OPTIMIZER_FILE, None)
     _check_moments(folder / OPTIMIZER_FILE, moments, model)
     model.load_state_dict(state)
     target_model.load_state_dict(target_state)
@@ -84,8 +84,8 @@ def load_learner(
 
 def checkpoint_weights(folder: Path) -> Weights:
     """What the learner saved below `folder` would publish: its averaged model and the version."""
-    counters = _read_counters(folder / COUNTERS_FILE)
-    tensors = _read_tensors(folder / AVERAGE_FILE, None)
+    counters = read_counters(folder / COUNTERS_FILE)
+    tensors = read_tensors(folder / AVERAGE_FILE, None)
     arrays = {name: value.numpy() for name, value in tensors.items()}
     return Weights(counters.updates + counters.version_offset, arrays)
 
@@ -103,7 +103,8 @@ def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Te
     }
 
 
-def _read_tensors(path: Path, expected: dict[str, tuple[int, ...]] | None) -> dict[str, Tensor]:
+def read_tensors(path: Path, expected: dict[str, tuple[int, ...]] | None) -> dict[str, Tensor]:
+    """Of a safetensors file; with `expected`, ValueError unless it has just these shapes by key."""
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
@@ -135,7 +136,8 @@ def _check_moments(path: Path, moments: dict[str, Tensor], model: nn.Module) -> 
             )
 
 
-def _read_counters(path: Path) -> LearnerCounters:
+def read_counters(path: Path) -> LearnerCounters:
+    """Of learner.json. Raises ValueError naming the key that is missing."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:

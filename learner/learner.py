@@ -20,6 +20,7 @@ from torch import Tensor
 from learner.checkpoint import LearnerCounters, load_learner, save_learner
 from learner.config import LearnerConfig
 from learner.losses import LossTargets, SampleLosses, sample_losses
+from learner.partial_restore import FileMatch, load_matching
 from learner.weights import NO_VERSION, Weights, WeightSink, snapshot_weights
 from learner.world_model import ModelOutput, WorldModel, WorldModelConfig
 from replay_service.batch_source import BatchSource
@@ -168,6 +169,14 @@ class Learner:
             folder, self.model, self.target_model, self.average_model, self._optimizer
         )
         self._rng.bit_generator.state = self._counters.rng_state
+
+    def load_matching(self, folder: Path) -> dict[str, FileMatch]:
+        """Restore what fits of a learner with another model; what became of each file's keys."""
+        self._counters, matches = load_matching(
+            folder, self.model, self.target_model, self.average_model, self._optimizer
+        )
+        self._rng.bit_generator.state = self._counters.rng_state
+        return matches
 
     @property
     def _uses_bf16(self) -> bool:

@@ -9,6 +9,7 @@ import torch
 
 from learner.config import LearnerConfig
 from learner.learner import Learner, TrainReport
+from learner.partial_restore import FileMatch
 from learner.weights import NO_VERSION, WeightSink
 from learner.world_model.config import WorldModelConfig
 from replay_service.batch_source import BatchSource
@@ -62,6 +63,12 @@ class LearnerActor:
         """Restore a saved learner; its versions go on above what has been published."""
         self._learner.load(Path(folder))
         self._learner.advance_version(self._sink.published_version())
+
+    def load_matching(self, folder: Path) -> dict[str, FileMatch]:
+        """As `load`, but takes over what fits and says what did not, by file name."""
+        matches = self._learner.load_matching(Path(folder))
+        self._learner.advance_version(self._sink.published_version())
+        return matches
 
     def ping(self) -> int:
         """The process id; an answer means the constructor has finished."""

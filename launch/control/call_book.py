@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterable, Sequence
 
 from launch.control.runtime import Call, CallFailed, Child, Runtime
@@ -11,7 +13,14 @@ URGENT_DEADLINE_S = 300.0
 
 
 class RunFailed(RuntimeError):
-    """The run can't go on; the message says which child, why, and what to do."""
+    """The run can't go on; the message says which child, why, and what to do.
+
+    is_state_sound: False where what was learned is in doubt, so that no checkpoint is made of it.
+    """
+
+    def __init__(self, message: str, *, is_state_sound: bool = True) -> None:
+        super().__init__(message)
+        self.is_state_sound = is_state_sound
 
 
 class CallBook:
@@ -21,6 +30,16 @@ class CallBook:
         self._runtime = runtime
         self._deadline_s = deadline_s
         self._calls: list[Call] = []
+        self._until = math.inf
+
+    def hurry(self, budget_s: float) -> None:
+        """From the first call on, all that is asked for must be answered within `budget_s`."""
+        self._until = min(self._until, time.monotonic() + budget_s)
+
+    @property
+    def seconds_left(self) -> float:
+        """Of the budget that `hurry` set; infinite without one."""
+        return max(0.0, self._until - time.monotonic())
 
     def issue(
         self,
@@ -66,7 +85,8 @@ class CallBook:
         return [self._answer(call) for call in calls]
 
     def _urgent(self, child: Child, method: str, *args: object) -> Call:
-        return self._runtime.call(child, method, *args, deadline_s=URGENT_DEADLINE_S)
+        limit_s = min(URGENT_DEADLINE_S, self.seconds_left)
+        return self._runtime.call(child, method, *args, deadline_s=limit_s)
 
     def _answer(self, call: Call) -> object:
         while not self._runtime.wait([call], WAIT_TURN_S):

@@ -1,7 +1,8 @@
 """Checkpoint folders: written under a temporary name, fsynced, renamed, then pointed at.
 
-A checkpoint holds what each child saved plus `counters.json` (limiter, versions, counters) and
-`manifest.json` (size and SHA-256 of every file). Files may be hard links to those of the checkpoint
+A checkpoint holds what each child saved plus `counters.json` (limiter, versions, counters),
+`metadata.json` (what it is, for people and for resuming) and `manifest.json` (size and SHA-256 of
+every file). Files may be hard links to those of the checkpoint
 before: they are written and summed up once, and vanish with the last that has them. A kill at any
 moment, or a disk that fails or fills up, leaves the checkpoints before it as they are.
 """
@@ -13,13 +14,14 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import count
 from pathlib import Path
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 COUNTERS = "counters.json"
+METADATA = "metadata.json"
 LATEST = "LATEST"
 BEST = "BEST"
 _TEMPORARY = ".tmp-"
@@ -34,10 +36,19 @@ class CheckpointError(ValueError):
 class CheckpointStore:
     """The `checkpoints/` folder of one run. Used by the controller only."""
 
-    def __init__(self, folder: Path, keep: int) -> None:
-        """keep: the newest so many stay, and beside them the one of the best evaluation."""
+    def __init__(
+        self,
+        folder: Path,
+        keep: int,
+        describe: Callable[[Mapping[str, object], str], Mapping[str, object]] | None = None,
+    ) -> None:
+        """keep: the newest so many stay, and beside them the one of the best evaluation.
+
+        describe: what `metadata.json` says of a checkpoint with given counters and reason.
+        """
         self._folder = folder
         self._keep = keep
+        self._describe = describe
 
     def begin(self, updates: int, env_steps: int) -> Path:
         """A new empty temporary folder for the children to write into."""
@@ -55,6 +66,8 @@ class CheckpointStore:
         is_best: of all evaluations so far none was better. OSError leaves older ones untouched.
         """
         _write_json(folder / COUNTERS, {"format": FORMAT_VERSION, "reason": reason, **counters})
+        if self._describe is not None:
+            _write_json(folder / METADATA, self._describe(counters, reason))
         files = sorted(p for p in folder.rglob("*") if p.is_file())
         known = _known_checksums(self.newest())
         inventory = {
@@ -142,7 +155,7 @@ def verify(folder: Path) -> dict[str, object]:
 
     Raises CheckpointError naming the first file that is missing or differs.
     """
-    manifest = _read_json(folder / MANIFEST)
+    manifest = read_json(folder / MANIFEST)
     files = manifest.get("files")
     if not isinstance(files, dict) or COUNTERS not in files:
         raise CheckpointError(f"{folder / MANIFEST} lists no files; use another checkpoint")
@@ -163,7 +176,7 @@ def verify(folder: Path) -> dict[str, object]:
                 f"checkpoint file {path} differs from its manifest (truncated or damaged); "
                 "use another checkpoint"
             )
-    return _read_json(folder / COUNTERS)
+    return read_json(folder / COUNTERS)
 
 
 def _is_as_listed(path: Path, expected: Mapping[str, object]) -> bool:
@@ -178,7 +191,7 @@ def _known_checksums(previous: Path | None) -> dict[tuple[int, ...], str]:
     if previous is None:
         return {}
     try:
-        files = _read_json(previous / MANIFEST)["files"]
+        files = read_json(previous / MANIFEST)["files"]
         return {_stamp(previous / name): entry["sha256"] for name, entry in files.items()}
     except (CheckpointError, OSError, KeyError, TypeError, AttributeError):
         return {}
@@ -189,9 +202,17 @@ def _stamp(path: Path) -> tuple[int, ...]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _read_json(path: Path) -> dict[str, object]:
+def read_json(path: Path, *, largest_bytes: int | None = None) -> dict[str, object]:
+    """The object in a JSON file. Raises CheckpointError if there is none, or it is too large."""
     try:
+        n_bytes = path.stat().st_size
+        if largest_bytes is not None and n_bytes > largest_bytes:
+            raise CheckpointError(
+                f"{path} has {n_bytes:,} bytes, at most {largest_bytes:,} allowed"
+            )
         content = json.loads(path.read_text())
+    except CheckpointError:
+        raise
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} can't be read: {error}; use another checkpoint") from error
     if not isinstance(content, dict):

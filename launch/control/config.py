@@ -15,13 +15,16 @@ class ControlConfig:
     collect_deadline_s: float = 120.0  # an env actor silent for longer is replaced
     call_deadline_s: float = 300.0  # any other child silent for longer has failed
     max_restarts: int = 20  # replacements of one child before the run stops
+    max_hours: float = 0.0  # hours after which the run stops with a checkpoint; 0 sets no limit
+    stop_budget_s: float = 120.0  # seconds that a run which was told to stop has for its checkpoint
 
     def __post_init__(self) -> None:
         for name in ("updates_per_call", "checkpoint_every_env_steps", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"control.{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("log_period_s", "collect_deadline_s", "call_deadline_s"):
+        for name in ("log_period_s", "collect_deadline_s", "call_deadline_s", "stop_budget_s"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"control.{name} must be above 0, got {getattr(self, name)}")
-        if self.max_restarts < 0:
-            raise ValueError(f"control.max_restarts must not be negative, got {self.max_restarts}")
+        for name in ("max_restarts", "max_hours"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"control.{name} must not be negative, got {getattr(self, name)}")

@@ -17,7 +17,7 @@ from actors.reanalysis import ReanalysisReport
 from actors.search.service import ServiceStats
 from launch.config import Config
 from launch.control.call_book import CallBook
-from launch.control.cut import read_counters, restore_children, save_cut
+from launch.control.cut import restore_children, save_cut
 from launch.control.fleet import Fleet
 from launch.control.language_tuning import LanguageTuning
 from launch.control.pacing import (
@@ -80,6 +80,7 @@ class Controller:
         self._next_checkpoint = 0
         self._tuning = LanguageTuning(config, self._calls, fleet, self.progress, reporter)
         self._refreshes = RefreshLoop(config, self._calls, fleet, self.progress)
+        self.has_begun = False  # before that, there is nothing to save
         self._handlers: dict[str, Callable[[Call, object], None]] = {
             "collect": self._on_collect,
             "add": self._on_add,
@@ -107,8 +108,8 @@ class Controller:
             self._turn()
         if not self._stop.requested:
             self._final_evaluation()
-        self._drain()
-        self._checkpoint("stopped" if self._stop.requested else "finished")
+        self.drain()
+        self.checkpoint("stopped" if self._stop.requested else "finished")
         self._reporter.replay(self._shards.figures_now())
         self._reporter.report(self.progress, self.limiter)
 
@@ -117,22 +118,19 @@ class Controller:
         """All env steps are collected and all updates that they allow are done."""
         if self.progress.env_steps < self._config.total_env_steps:
             return False
-        moving = self._calls.n_in_flight("collect", "add", "train")
-        return not moving and not self.limiter.may_sample(self._train_chunk)
+        return not self.n_moving() and not self.limiter.may_sample(self._train_chunk)
 
     def _begin(self) -> None:
-        incarnations: dict[int, int] = {}
-        folder = self._run.resume_from
-        if folder is not None:
-            counters = read_counters(folder)
-            self.progress.restore(counters["progress"])
-            self.limiter.restore(counters["limiter"])
-            incarnations = {int(i): int(n) for i, n in counters["incarnations"].items()}
+        resume = self._run.resume
+        if resume is not None:
+            self.progress.restore(resume.counters["progress"])
+            if resume.keeps_replay:
+                self.limiter.restore(resume.counters["limiter"])
             self._tuning.tuned_at_update = self.progress.updates
-        self._fleet.start(incarnations)
-        if folder is not None:
-            restore_children(self._calls, self._fleet, self._shards, folder, counters)
-            self._reporter.event("resumed", source=str(folder), env_steps=self.progress.env_steps)
+        self._fleet.start({} if resume is None else resume.incarnations)
+        if resume is not None:
+            matches = restore_children(self._calls, self._fleet, self._shards, resume)
+            self._reporter.resumed(resume, matches)
         for shard in self._fleet.replays:
             place = self._calls.ask(shard, "placement")
             self._reporter.event("replay_placed", child=shard.name, device=place)
@@ -142,6 +140,9 @@ class Controller:
         env_steps = self._issued_env_steps = self.progress.env_steps
         self._next_evaluation = env_steps + self._config.evaluation.every_env_steps
         self._next_checkpoint = env_steps + self._config.control.checkpoint_every_env_steps
+        if resume is not None and resume.is_branch:
+            self.checkpoint("resumed")  # what a replaced learner and the same command go on from
+        self.has_begun = True
 
     def _turn(self) -> None:
         for call in self._calls.ready():
@@ -177,8 +178,8 @@ class Controller:
             self._evaluate(self._config.evaluation.n_episodes)
         if self.progress.env_steps >= self._next_checkpoint:
             self._next_checkpoint += self._config.control.checkpoint_every_env_steps
-            self._drain()
-            self._checkpoint("periodic")
+            self.drain()
+            self.checkpoint("periodic")
 
     def _issue_collects(self, index: int) -> None:
         """Keeps one env actor busy, as far as the limiter and the bound on adds allow."""
@@ -302,13 +303,25 @@ class Controller:
 
     # ------------------------------------------------------------------ ends and cuts
 
-    def _drain(self) -> None:
+    def drain(self, *, is_last: bool = False) -> None:
         """Waits, bounded, until no call that moves data is in flight."""
-        deadline = time.monotonic() + DRAIN_BUDGET_S
-        while self._calls.n_in_flight("collect", "add", "train") and time.monotonic() < deadline:
+        if is_last or self._stop.requested:
+            self._calls.hurry(self._config.control.stop_budget_s)
+        deadline = time.monotonic() + min(DRAIN_BUDGET_S, self._calls.seconds_left / 2)
+        while self.n_moving() and time.monotonic() < deadline:
             self._turn()
 
-    def _checkpoint(self, reason: str) -> None:
+    @property
+    def is_out_of_time(self) -> bool:
+        """The stop budget is used up."""
+        return self._calls.seconds_left == 0.0
+
+    def n_moving(self) -> int:
+        """Calls in flight that move data."""
+        return self._calls.n_in_flight("collect", "add", "train")
+
+    def checkpoint(self, reason: str) -> None:
+        """Saves the run as it is; call it when nothing is moving. Raises RunFailed."""
         path, seconds = save_cut(
             self._calls,
             self._run.checkpoints,

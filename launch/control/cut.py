@@ -8,12 +8,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from launch.control.call_book import CallBook
-from launch.control.checkpoint import CheckpointStore, verify
+from launch.control.checkpoint import CheckpointStore
 from launch.control.fleet import Fleet
 from launch.control.progress import Progress
 from launch.control.rate_limiter import RateLimiter
+from launch.control.resume import Resume
 from launch.control.runtime import CallFailed
 from launch.control.shards import ReplayShards
+from learner.partial_restore import FileMatch
 
 
 def save_cut(
@@ -50,20 +52,20 @@ def save_cut(
     return store.commit(folder, counters, reason=reason), time.monotonic() - started
 
 
-def read_counters(folder: Path) -> Mapping[str, object]:
-    """The verified counters of a checkpoint."""
-    return verify(folder)
-
-
 def restore_children(
-    calls: CallBook,
-    fleet: Fleet,
-    shards: ReplayShards,
-    folder: Path,
-    counters: Mapping[str, object],
-) -> None:
-    """Hands a checkpoint's parts to the children; replay is loaded once."""
-    shards.load(folder / "replay", counters.get("replay"))
-    calls.ask(fleet.learner, "load", folder / "learner")
-    if fleet.language_learner is not None and (folder / "language").is_dir():
+    calls: CallBook, fleet: Fleet, shards: ReplayShards, resume: Resume
+) -> Mapping[str, FileMatch] | None:
+    """Hands a checkpoint's parts to the children; replay is loaded once.
+
+    Returns what became of the learner's keys if the resume is relaxed.
+    """
+    folder, matches = resume.folder, None
+    if resume.keeps_replay:
+        shards.load(folder / "replay", resume.counters.get("replay"))
+    if resume.relaxed:
+        matches = calls.ask(fleet.learner, "load_matching", folder / "learner")
+    else:
+        calls.ask(fleet.learner, "load", folder / "learner")
+    if fleet.language_learner is not None and resume.keeps_adapter:
         calls.ask(fleet.language_learner, "load", folder / "language")
+    return matches

@@ -5,16 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import yaml
-
-from launch.control.checkpoint import COUNTERS, LATEST, MANIFEST, CheckpointError, verify
+from launch.config import ConfigError
+from launch.control.checkpoint import (
+    COUNTERS,
+    LATEST,
+    MANIFEST,
+    METADATA,
+    CheckpointError,
+    verify,
+)
 from launch.control.legacy_steps import read_legacy
-from launch.control.run_directory import CONFIG_FILE
+from launch.control.metadata import read_metadata
+from launch.control.resume import CONFIG_FILE
+from launch.control.stored_settings import read_settings_file
 
 
 def describe(path: Path) -> str:
     """Several lines. ValueError if there is nothing of the kind at `path`, or it is damaged."""
-    if path.is_file() and path.suffix == ".json" and path.name not in (MANIFEST, COUNTERS):
+    if (
+        path.is_file()
+        and path.suffix == ".json"
+        and path.name not in (MANIFEST, COUNTERS, METADATA)
+    ):
         lines = _legacy(path)
     elif (path / MANIFEST).is_file():
         lines = _checkpoint(path)
@@ -39,15 +51,31 @@ def _checkpoint(path: Path) -> Iterator[str]:
     yield f"  {len(files)} files, {sum(sizes.values()) / 1e6:,.1f} MB, all as their checksums say"
     for part, size in sorted(sizes.items()):
         yield f"    {part}: {size / 1e6:,.2f} MB"
+    yield from _metadata(path)
     yield from _nested(counters, "  ")
+
+
+def _metadata(path: Path) -> Iterator[str]:
+    """What a checkpoint says of itself; its settings are in the file, too many to be read here."""
+    if not (path / METADATA).is_file():
+        yield f"  no {METADATA}: made before checkpoints held their settings"
+        return
+    known = read_metadata(path)
+    yield f"  environment {known.env_id}, seed {known.settings.config.seed}"
+    yield f"  {known.env_steps:,} env steps, {known.updates:,} updates, saved {known.saved_at}"
+    yield f"  settings {known.config_hash[:16]} (whole in {METADATA})"
+    yield f"  made with {', '.join(f'{k} {v}' for k, v in known.versions.items())}"
 
 
 def _run(path: Path) -> Iterator[str]:
     yield f"run {path}"
     config = path / CONFIG_FILE
     if config.is_file():
-        settings = yaml.safe_load(config.read_text())
-        yield f"  environment {settings['env']['id']}, seed {settings['seed']}"
+        try:
+            settings = read_settings_file(config).config
+            yield f"  environment {settings.env.id}, seed {settings.seed}"
+        except ConfigError as error:
+            yield f"  NOT USABLE: {error}"
     folder = path / "checkpoints"
     pointer = folder / LATEST
     newest = pointer.read_text().strip() if pointer.is_file() else ""

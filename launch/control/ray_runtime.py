@@ -11,6 +11,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from actors.prior.prior_engine_actor import PriorEngineActor, RayPriorTransport
 from actors.search_actor import RaySearchTransport, SearchActor
+from launch.control.descendants import descendants, end_all
 from launch.control.runtime import Call, CallFailed, Child, Resources
 from learner.language.language_learner import TextSource
 from learner.language.language_learner_actor import RayTextSource
@@ -20,6 +21,7 @@ from replay_service.replay_actor import RayBatchSource, RayReanalysisSource
 from replay_service.sharded_replay_actor import RayJointBatchSource, RayTextShard
 
 OBJECT_STORE_BYTES = 512 * 1024 * 1024  # in-flight segments and batches are a few MB each
+END_GRACE_S = 5.0  # for children to end by themselves
 
 
 class RayRuntime:
@@ -33,6 +35,7 @@ class RayRuntime:
         """
         address = address or os.environ.get("RAY_ADDRESS") or None
         self._owns_ray = not ray.is_initialized()
+        self._processes_before = descendants()
         if not self._owns_ray:
             return
         if address is not None:
@@ -42,14 +45,21 @@ class RayRuntime:
         # files in the home directory.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        ray.init(
-            num_cpus=max(os.cpu_count() or 1, int(num_cpus) + 1),
-            num_gpus=int(num_gpus) if num_gpus else None,
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            log_to_driver=False,
-            configure_logging=False,
-        )
+        self._start_here(num_cpus, num_gpus)
+
+    def _start_here(self, num_cpus: float, num_gpus: float) -> None:
+        try:
+            ray.init(
+                num_cpus=max(os.cpu_count() or 1, int(num_cpus) + 1),
+                num_gpus=int(num_gpus) if num_gpus else None,
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                configure_logging=False,
+            )
+        except BaseException:  # SystemExit too: while it starts, Ray has its own SIGTERM handler
+            end_all(descendants() - self._processes_before, grace_s=0.0)
+            raise
 
     def start(
         self, name: str, role: str, factory: type, kwargs: dict[str, object], resources: Resources
@@ -117,8 +127,11 @@ class RayRuntime:
         ray.kill(child.handle, no_restart=True)
 
     def shutdown(self) -> None:
-        if self._owns_ray:
-            ray.shutdown()
+        if not self._owns_ray:
+            return
+        started = descendants() - self._processes_before
+        ray.shutdown()
+        end_all(started, grace_s=END_GRACE_S)  # Ray's agents may look for their head for a minute
 
 
 def _python_path() -> str:

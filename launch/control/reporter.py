@@ -15,10 +15,13 @@ from actors.collect_report import CollectReport, Snapshot
 from actors.evaluation import EvaluationReport
 from launch.control.progress import Progress
 from launch.control.rate_limiter import RateLimiter
+from launch.control.resume import Resume
+from launch.control.resume_report import summary, write_report
 from launch.monitoring.json_lines import Scalar
 from launch.monitoring.live_table import LiveTable
 from launch.monitoring.metrics_writer import MetricsWriter
 from launch.monitoring.monitor import Heartbeat
+from learner.partial_restore import FileMatch
 from replay_service import stat_line
 
 LIVE_VIEW_FILE = "live.json"
@@ -79,6 +82,14 @@ class Reporter:
         if kind not in ("episode_end", "evaluation"):
             shown = ", ".join(f"{name} {value}" for name, value in fields.items())
             self._table.say(f"[train] {kind}: {shown}"[:300])
+
+    def resumed(self, resume: Resume, learner: Mapping[str, FileMatch] | None) -> None:
+        """`learner`: of a relaxed resume, what became of the keys in each file."""
+        fields = {"source": str(resume.folder), "found_by": resume.found}
+        self.event("resumed", **fields, relaxed=resume.relaxed, env_steps=resume.env_steps)
+        if learner is not None:
+            path = write_report(self._run_dir, resume, learner)
+            self._table.say(f"[train] {summary(resume, learner, path)}")
 
     def heartbeat(self, child: str, phase: str) -> None:
         self._beats[child] = (self._clock(), phase)

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from launch.config import Config, ConfigError
-from launch.control.checkpoint import CheckpointStore
+from launch.control.progress import Progress
 from launch.control.run_directory import open_run
 
 
@@ -21,10 +21,16 @@ def open_and_close(config=None, preset="demo"):
     return run
 
 
+def counters(env_steps):
+    progress = Progress(n_actors=1)
+    progress.env_steps = env_steps
+    limiter = {"inserted": env_steps, "sampled": 0, "samples_per_insert": 1.0}
+    return {"progress": progress.state(), "limiter": limiter, "incarnations": {"0": 2}}
+
+
 def add_checkpoint(run, env_steps=50):
-    store = CheckpointStore(run.path / "checkpoints", keep=2)
-    folder = store.begin(updates=1, env_steps=env_steps)
-    return store.commit(folder, {"progress": {"env_steps": env_steps}}, reason="test")
+    folder = run.checkpoints.begin(updates=1, env_steps=env_steps)
+    return run.checkpoints.commit(folder, counters(env_steps), reason="test")
 
 
 def finish(run):
