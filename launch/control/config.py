@@ -14,14 +14,22 @@ class ControlConfig:
     keep_checkpoints: int = 2  # newest checkpoints kept on disk
     collect_deadline_s: float = 120.0  # an env actor silent for longer is replaced
     call_deadline_s: float = 300.0  # any other child silent for longer has failed
+    bad_updates_before_rollback: int = 8  # updates in a row with NaN or infinity; lower acts sooner
+    max_rollbacks: int = 3  # roll-backs of the learner that lead no further before the run stops
     max_restarts: int = 20  # replacements of one child before the run stops
 
     def __post_init__(self) -> None:
-        for name in ("updates_per_call", "checkpoint_every_env_steps", "keep_checkpoints"):
+        for name in (
+            "updates_per_call",
+            "checkpoint_every_env_steps",
+            "keep_checkpoints",
+            "bad_updates_before_rollback",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"control.{name} must be at least 1, got {getattr(self, name)}")
         for name in ("log_period_s", "collect_deadline_s", "call_deadline_s"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"control.{name} must be above 0, got {getattr(self, name)}")
-        if self.max_restarts < 0:
-            raise ValueError(f"control.max_restarts must not be negative, got {self.max_restarts}")
+        for name in ("max_rollbacks", "max_restarts"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"control.{name} must not be negative, got {getattr(self, name)}")

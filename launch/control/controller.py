@@ -29,6 +29,7 @@ from launch.control.pacing import (
 from launch.control.progress import Progress
 from launch.control.refresh_loop import RefreshLoop
 from launch.control.reporter import Reporter
+from launch.control.rollback import PERIODIC, RollBack
 from launch.control.run_directory import RunDirectory
 from launch.control.runtime import Call, CallFailed, Runtime
 from launch.control.shards import ReplayShards
@@ -74,6 +75,9 @@ class Controller:
             self.progress,
             run.checkpoints,
             config.control.max_restarts,
+        )
+        self._rollback = RollBack(
+            config, self._calls, fleet, run.checkpoints, self.progress, reporter
         )
         self._issued_env_steps = 0
         self._next_evaluation = 0
@@ -178,7 +182,7 @@ class Controller:
         if self.progress.env_steps >= self._next_checkpoint:
             self._next_checkpoint += self._config.control.checkpoint_every_env_steps
             self._drain()
-            self._checkpoint("periodic")
+            self._checkpoint(PERIODIC)
 
     def _issue_collects(self, index: int) -> None:
         """Keeps one env actor busy, as far as the limiter and the bound on adds allow."""
@@ -244,6 +248,7 @@ class Controller:
         if isinstance(report, TrainReport):
             self.progress.trained(report)
             self._refreshes.trained(report)
+            self._rollback.trained(call, report)
         else:
             self._tuning.trained(report)
 
@@ -306,6 +311,8 @@ class Controller:
             self._turn()
 
     def _checkpoint(self, reason: str) -> None:
+        if not self._rollback.may_save(reason):
+            return
         path, seconds = save_cut(
             self._calls,
             self._run.checkpoints,

@@ -43,6 +43,7 @@ class Progress:
         self.updates = 0
         self.evaluations = 0
         self.restarts = 0
+        self.rollbacks = 0
         self.end_reasons: Counter[str] = Counter()
         self.best_return = -np.inf
         self._recent: deque[EpisodeRecord] = deque(maxlen=RECENT_EPISODES)
@@ -132,6 +133,7 @@ class Progress:
             "episodes": self.episodes,
             "weight_version": self.weight_version,
             "restarts": self.restarts,
+            "rollbacks": self.rollbacks,
             "env_steps_per_sec": self.window.env_steps / elapsed,
             "updates_per_sec": self.window.updates / elapsed,
             "search_simulations_per_sec": self.window.simulations / elapsed,
