@@ -14,11 +14,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from learner.world_model import ModelOutput
+from learner.measurement import Measured
 from replay_service.targets import Batch, Handles
 
 BAD_BATCHES_FOLDER = "bad-batches"  # in the run directory
@@ -43,14 +42,12 @@ class BadStep:
 
 
 def finite_checks(
-    batch: Batch, output: ModelOutput, loss: Tensor, norm: Tensor, priorities: Tensor
+    batch: Batch, measured: Measured, norm: Tensor, priorities: Tensor
 ) -> dict[str, Tensor]:
     """By name, one number each that is finite only if all of that kind are; no synchronisation."""
-    heads = (output.policy_logits, output.value_logits, output.reward_logits, output.next_latent)
-    largest = [head.detach().abs().amax().float() for head in heads]
     checks = {
-        "output": torch.stack(largest).amax(),
-        "loss": loss.detach(),
+        "output": measured.largest_output,
+        "loss": measured.loss,
         "gradient": norm,
         "priority": priorities.amax(),
     }

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
-from learner.world_model import ModelOutput, WorldModel
+from learner.world_model import WorldModel
 from learner.world_model.transformer import Block
 
 DORMANT_BELOW = 0.025  # of the layer's mean activity; the definition is Sokar's, the bound ours
 
 
-class ActivityWatch:
-    """While entered, sums up the activity |h| of every hidden unit of a model's forward passes.
+class HealthWatch:
+    """While entered, looks at the hidden units and logits of a model's forward passes.
 
     Hidden units are the outputs of SiLU: of encoder, heads and the transformer's MLPs. A channel of
     a convolution counts as one unit.
@@ -29,9 +29,13 @@ class ActivityWatch:
     def __init__(self, model: WorldModel) -> None:
         self._model = model
         self._activity: dict[str, Tensor] = {}  # by layer: sums over rows, [units]
+        self._ranges: dict[str, float] = {}  # by head
         self._hooks: list[RemovableHandle] = []
 
-    def __enter__(self) -> ActivityWatch:
+    def __enter__(self) -> HealthWatch:
+        heads = {"policy": self._model.policy_head, "value": self._model.value_head}
+        for name, head in heads.items():
+            self._hooks.append(head.register_forward_hook(self._ranger(name)))
         for name, module in self._model.named_modules():
             if isinstance(module, nn.SiLU):
                 self._hooks.append(module.register_forward_hook(self._summer(name)))
@@ -49,6 +53,11 @@ class ActivityWatch:
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
+
+    def figures(self) -> dict[str, float]:
+        """The metrics of this look."""
+        ranges = {f"{name}_logit_range": value for name, value in self._ranges.items()}
+        return {"dormant_share": self.dormant_share(), **ranges}
 
     def dormant_share(self) -> float:
         """Of all hidden units, those with an activity of at most DORMANT_BELOW of their layer's
@@ -75,17 +84,14 @@ class ActivityWatch:
 
         return add
 
+    def _ranger(self, head: str) -> Callable[[nn.Module, object, Tensor], None]:
+        def widen(module: nn.Module, inputs: object, output: Tensor) -> None:
+            self._ranges[head] = max(self._ranges.get(head, 0.0), logit_range(output))
+
+        return widen
+
 
 def logit_range(logits: Tensor) -> float:
     """Largest distance of two logits [..., n] of one position."""
     logits = logits.detach().float()
     return float((logits.amax(-1) - logits.amin(-1)).amax())
-
-
-def watched_figures(watch: ActivityWatch, output: ModelOutput) -> dict[str, float]:
-    """The metrics of one look."""
-    return {
-        "dormant_share": watch.dormant_share(),
-        "policy_logit_range": logit_range(output.policy_logits),
-        "value_logit_range": logit_range(output.value_logits),
-    }

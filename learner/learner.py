@@ -21,9 +21,9 @@ from torch import Tensor
 from learner.bad_numbers import BadBatches, BadStep, columns_not_finite, finite_checks
 from learner.checkpoint import LearnerCounters, load_learner, save_learner
 from learner.config import LearnerConfig
-from learner.health import ActivityWatch, watched_figures
-from learner.losses import LossTargets, SampleLosses, sample_losses
-from learner.measurement import download, measure
+from learner.health import HealthWatch
+from learner.losses import LossTargets, SampleLosses, at_least_float32, sample_losses
+from learner.measurement import Measured, download, join, kept, measure, split
 from learner.weights import NO_VERSION, Weights, WeightSink, snapshot_weights
 from learner.world_model import ModelOutput, WorldModel, WorldModelConfig
 from replay_service.batch_source import BatchSource
@@ -165,22 +165,17 @@ class Learner:
         n_real = int(self._rng.integers(1, self.config.max_real_steps(self.targets) + 1))
         self.model.train()
         is_watched = self.updates % self.config.watch_every == 0
-        watch = ActivityWatch(self.model) if is_watched else None
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._uses_bf16):
-            targets = self._loss_targets(batch)
-            with watch or nullcontext():
-                output = self._predict(batch, n_real)
-        if watch is not None:
-            self._counters.watched = watched_figures(watch, output)
-        losses = sample_losses(output, targets, self.model.support)
-        loss = (batch.importance * self._weigh(losses)).mean()
+        watch = HealthWatch(self.model) if is_watched else None
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        with watch or nullcontext():
+            parts = [
+                self._accumulate(part, len(batch), n_real)
+                for part in split(batch, self.config.accumulate)
+            ]
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
-        with torch.no_grad():
-            value = self.model.support.decode(output.value_logits.float())
-            columns, errors = measure(loss, norm, losses, value, targets, batch)
-            checks = finite_checks(batch, output, loss, norm, errors)
+        measured = join(parts)
+        columns, errors = measure(measured, norm, batch)
+        checks = finite_checks(batch, measured, norm, errors)
         numbers = download(columns | checks)
         metrics = {name: numbers[name] for name in columns}
         not_finite = tuple(name for name in checks if not np.isfinite(numbers[name]))
@@ -188,6 +183,8 @@ class Learner:
             self._skip(batch, n_real, not_finite, numbers)
         else:
             self._finish(batch)
+            if watch is not None:
+                self._counters.watched = watch.figures()
         priorities = errors.float().cpu().numpy()
         return metrics | {"learning_rate": rate, "real_steps": float(n_real)}, priorities
 
@@ -230,6 +227,18 @@ class Learner:
     @property
     def _uses_bf16(self) -> bool:
         return self.config.bf16 and self.device.type == "cuda"
+
+    def _accumulate(self, part: Batch, n_samples: int, n_real: int) -> Measured:
+        """Adds the gradient of the samples in `part`, of `n_samples` in the batch."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._uses_bf16):
+            targets = self._loss_targets(part)
+            output = self._predict(part, n_real)
+        losses = sample_losses(output, targets, self.model.support)
+        loss = (part.importance * self._weigh(losses)).sum() / n_samples
+        loss.backward()
+        with torch.no_grad():
+            value = self.model.support.decode(at_least_float32(output.value_logits))
+        return kept(loss, losses, value, targets, output)
 
     def _predict(self, batch: Batch, n_real: int) -> ModelOutput:
         n_unroll = self.targets.unroll_steps

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from learner.health import ActivityWatch, logit_range
+from learner.health import HealthWatch, logit_range
 from learner.world_model import WorldModel, WorldModelConfig
 from replay_service.segment import GameSpec
 
@@ -18,7 +18,7 @@ def watched(model: WorldModel, spec: GameSpec) -> float:
     shape = (12, *spec.stacked_shape)
     torch.manual_seed(1)
     obs = torch.randint(0, 255, shape).byte() if spec.is_image else torch.randn(shape)
-    with ActivityWatch(model) as watch, torch.no_grad():
+    with HealthWatch(model) as watch, torch.no_grad():
         latents = model.encode(obs).unflatten(0, (3, 4))
         model.imagine(latents[:, :2], torch.randint(0, 2, (3, 4)))
     assert not any(module._forward_hooks for module in model.modules())
