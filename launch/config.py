@@ -38,6 +38,7 @@ SHORT_OPTIONS = {
     "--num-actors": "--acting.num-actors",
     "--envs-per-actor": "--acting.envs-per-actor",
     "--simulations": "--search.n-simulations",
+    "--auto-memory": "--control.auto-memory",
 }
 
 

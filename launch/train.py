@@ -16,11 +16,14 @@ from launch.config import Config, ConfigError, fail, parse
 from launch.control.call_book import RunFailed
 from launch.control.controller import Controller
 from launch.control.fleet import Fleet, placement
+from launch.control.memory_ladder import with_saved_rung
 from launch.control.preflight import preflight, say
 from launch.control.reporter import Reporter
-from launch.control.run_directory import RunDirectory, open_run
+from launch.control.run_directory import CONFIG_FILE, RunDirectory, open_run, run_path
+from launch.control.runtime import CallFailed
 from launch.control.serial_runtime import LocalLinks, SerialRuntime
 from launch.control.shutdown import EXIT_FAILED, EXIT_FINISHED, EXIT_RESUMABLE, StopRequest
+from launch.control.stepping_down import StepDown, reopen, step_down
 from launch.monitoring.live_table import LiveTable, print_summary
 from launch.monitoring.metrics_writer import MetricsWriter
 from replay_service import GameSpec
@@ -32,14 +35,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console()
     try:
         spec, device = preflight(config, console)
+        config = with_saved_rung(config, run_path(preset, config) / CONFIG_FILE)
         run = open_run(preset, config)
     except ConfigError as error:
         fail(str(error))
     stop = StopRequest()
-    try:
-        return train(config, spec, device, run, stop, console)
-    finally:
-        run.close()
+    while True:
+        try:
+            return train(config, spec, device, run, stop, console)
+        except StepDown as step:
+            config = step.config
+        finally:
+            run.close()
+        run = reopen(run, preset, config)
 
 
 def train(
@@ -80,7 +88,8 @@ def train(
         controller = Controller(config, runtime, fleet, run, reporter, stop)
         try:
             controller.run()
-        except RunFailed as failure:
+        except (RunFailed, CallFailed) as failure:
+            step_down(config, controller.progress, reporter, failure)
             reporter.event("failed", cause=str(failure))
             sys.stderr.write(f"error: {failure}\n")
             return EXIT_FAILED

@@ -16,6 +16,7 @@ class ControlConfig:
     call_deadline_s: float = 300.0  # any other child silent for longer has failed
     bad_updates_before_rollback: int = 8  # updates in a row with NaN or infinity; lower acts sooner
     max_rollbacks: int = 3  # roll-backs of the learner that lead no further before the run stops
+    auto_memory: bool = False  # out of memory early on: go on with smaller settings, and say which
     max_restarts: int = 20  # replacements of one child before the run stops
 
     def __post_init__(self) -> None:

@@ -20,6 +20,7 @@ from launch.control.call_book import CallBook
 from launch.control.cut import read_counters, restore_children, save_cut
 from launch.control.fleet import Fleet
 from launch.control.language_tuning import LanguageTuning
+from launch.control.memory_ladder import refuse_starved
 from launch.control.pacing import (
     COLLECTS_IN_FLIGHT,
     TRAINS_IN_FLIGHT,
@@ -297,6 +298,7 @@ class Controller:
     # ------------------------------------------------------------------ failures
 
     def _on_failure(self, failure: CallFailed) -> None:
+        refuse_starved(self._config, self.progress, failure)
         lost = self._supervisor.recover(failure)
         self._issued_env_steps -= sum(int(c.args[0]) for c in lost if c.method == "collect")
         if failure.call.child.role == "prior_engine":

@@ -44,6 +44,7 @@ class Progress:
         self.evaluations = 0
         self.restarts = 0
         self.rollbacks = 0
+        self.updates_restored = 0  # of `updates`, those from before this process
         self.end_reasons: Counter[str] = Counter()
         self.best_return = -np.inf
         self._recent: deque[EpisodeRecord] = deque(maxlen=RECENT_EPISODES)
@@ -118,7 +119,7 @@ class Progress:
     def restore(self, state: dict[str, object]) -> None:
         self.env_steps = int(state["env_steps"])
         self.episodes = int(state["episodes"])
-        self.updates = int(state["updates"])
+        self.updates = self.updates_restored = int(state["updates"])
         self.evaluations = int(state["evaluations"])
         self.end_reasons = Counter(state["end_reasons"])
         best = state["best_return"]
