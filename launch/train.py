@@ -47,7 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             config = step.config
         finally:
             run.close()
-        run = reopen(run, preset, config)
+        try:
+            run = reopen(run, preset, config)
+        except ConfigError as error:
+            fail(str(error))
 
 
 def train(

@@ -86,18 +86,23 @@ def with_saved_rung(config: Config, config_file: Path) -> Config:
     """`config` as far down the ladder as the run in whose folder `config_file` is already went."""
     if not (config.control.auto_memory and config_file.is_file()):
         return config
-    saved = yaml.safe_load(config_file.read_text()) or {}
-    if not saved.get("control", {}).get("auto_memory"):
-        return config
-    learner, acting = saved["learner"], saved["acting"]
-    n_samples = min(int(learner["batch_size"]), config.learner.batch_size)
-    n_parts = max(int(learner["accumulate"]), config.learner.accumulate)
-    n_envs = min(int(acting["envs_per_actor"]), config.acting.envs_per_actor)
-    return replace(
-        config,
-        learner=replace(config.learner, batch_size=n_samples, accumulate=n_parts),
-        acting=replace(config.acting, envs_per_actor=n_envs),
-    )
+    try:
+        saved = yaml.safe_load(config_file.read_text())
+        if not saved["control"]["auto_memory"]:
+            return config
+        n_samples = int(saved["learner"]["batch_size"])
+        n_parts = int(saved["learner"]["accumulate"])
+        n_envs = int(saved["acting"]["envs_per_actor"])
+        learner = replace(
+            config.learner,
+            batch_size=min(n_samples, config.learner.batch_size),
+            accumulate=max(n_parts, config.learner.accumulate),
+        )
+        n_envs = min(n_envs, config.acting.envs_per_actor)
+        acting = replace(config.acting, envs_per_actor=n_envs)
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
+        return config  # older than the ladder, or damaged: whoever opens the run says which
+    return replace(config, learner=learner, acting=acting)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
