@@ -41,8 +41,9 @@ SHORT_OPTIONS = {
     "--envs-per-actor": "--acting.envs-per-actor",
     "--simulations": "--search.n-simulations",
     "--max-hours": "--control.max-hours",
+    "--auto-memory": "--control.auto-memory",
 }
-SWITCHES = ("--resume-relaxed",)  # may stand alone, which means true
+SWITCHES = ("--resume-relaxed", "--control.auto-memory")  # may stand alone, which means true
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +184,7 @@ def _expand(word: str) -> str:
 def _complete_switches(words: list[str]) -> list[str]:
     """Puts True behind each of SWITCHES that stands alone."""
     complete = []
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words[1:], ""], strict=False):
         complete.append(word)
         if word in SWITCHES and following not in ("True", "False"):
             complete.append("True")

@@ -18,9 +18,10 @@ from launch.config import Config, ConfigError, fail, parse
 from launch.control.controller import Controller
 from launch.control.ending import end_after_failure, how_to_go_on
 from launch.control.fleet import Fleet, placement
+from launch.control.memory_ladder import with_saved_rung
 from launch.control.preflight import preflight, say
 from launch.control.reporter import Reporter
-from launch.control.run_directory import RunDirectory, open_run
+from launch.control.run_directory import CONFIG_FILE, RunDirectory, open_run, run_path
 from launch.control.runtime import Links, Runtime
 from launch.control.serial_runtime import LocalLinks, SerialRuntime
 from launch.control.shutdown import (
@@ -30,6 +31,7 @@ from launch.control.shutdown import (
     EXIT_RESUMABLE,
     StopRequest,
 )
+from launch.control.stepping_down import StepDown, reopen, step_down
 from launch.monitoring.live_table import LiveTable, print_summary
 from launch.monitoring.metrics_writer import MetricsWriter
 from replay_service import GameSpec
@@ -43,15 +45,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stop.install()
     try:
         spec, device = preflight(config, console)
+        config = with_saved_rung(config, run_path(preset, config) / CONFIG_FILE)
         run = open_run(preset, config)
     except ConfigError as error:
         fail(str(error))
-    try:
-        if stop.requested:
-            return EXIT_INTERRUPTED
-        return train(config, spec, device, run, stop, console)
-    finally:
-        run.close()
+    while True:
+        try:
+            if stop.requested:
+                return EXIT_INTERRUPTED
+            return train(config, spec, device, run, stop, console)
+        except StepDown as step:
+            config = step.config
+        finally:
+            run.close()
+        try:
+            run = reopen(run, preset, config)
+        except ConfigError as error:
+            fail(str(error))
 
 
 def train(
@@ -99,6 +109,7 @@ def _run(
         try:
             controller.run()
         except Exception as failure:  # of whatever kind: what was learned must not be lost
+            step_down(config, controller.progress, reporter, failure)
             end_after_failure(controller, reporter, failure)
             return EXIT_FAILED
     print_summary(reporter.last_metrics, f"WarpZone {run.path}", console)

@@ -28,6 +28,7 @@ class LearnerCounters:
     skipped: int = 0  # updates whose loss or gradient was not finite
     version_offset: int = 0  # added to the updates to keep versions growing across restarts
     rng_state: dict[str, object] = field(default_factory=dict)
+    watched: dict[str, float] = field(default_factory=dict)  # newest figures of health.py
 
 
 def save_learner(
@@ -148,6 +149,7 @@ def read_counters(path: Path) -> LearnerCounters:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:
         raise ValueError(f"cannot read {path}: {error}") from error
+    found.setdefault("watched", {})  # checkpoints from before it was
     for name in (entry.name for entry in fields(LearnerCounters)):
         if name not in found:
             raise ValueError(f"{path}: key {name!r} is missing")

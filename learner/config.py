@@ -15,6 +15,7 @@ class LearnerConfig:
     """Defaults suit one CPU core; the presets set what was tuned for a game."""
 
     batch_size: int = 128  # samples an update; more is steadier and slower
+    accumulate: int = 1  # parts a batch is worked through in; more takes less memory and more time
     sample_interval: int = 1  # updates on each batch drawn; more saves sampling, learns less new
     learning_rate: float = 1e-3  # AdamW step size after the warm-up
     warmup_updates: int = 100  # updates over which the step size rises from 0
@@ -32,10 +33,13 @@ class LearnerConfig:
     real_steps: int = 0  # most leading observations given as real ones, 0 means all unroll steps
     averaged_share: float = 0.0  # newest share of all updates in published weights; 0 = no mean
     publish_every: int = 100  # updates between two publications of weights
+    watch_every: int = 500  # updates between two looks at dormant units and logit ranges
+    keep_bad_batches: int = 8  # newest batches with NaN or infinity that stay in bad-batches/
     bf16: bool = True  # bfloat16 matrix products on CUDA; the CPU always computes in float32
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "sample_interval", "publish_every"):
+        counts = ("batch_size", "accumulate", "sample_interval", "publish_every", "watch_every")
+        for name in (*counts, "keep_bad_batches"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "be at least 1")
         for name in ("learning_rate", "grad_clip"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "be positive")

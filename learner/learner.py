@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import time
 from collections import defaultdict
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +18,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from learner.bad_numbers import BadBatches, BadStep, columns_not_finite, finite_checks
 from learner.checkpoint import LearnerCounters, load_learner, save_learner
 from learner.config import LearnerConfig
-from learner.losses import LossTargets, SampleLosses, sample_losses
+from learner.health import HealthWatch
+from learner.losses import LossTargets, SampleLosses, at_least_float32, sample_losses
+from learner.measurement import Measured, download, join, kept, measure, split
 from learner.partial_restore import FileMatch, load_matching
 from learner.weights import NO_VERSION, Weights, WeightSink, snapshot_weights
 from learner.world_model import ModelOutput, WorldModel, WorldModelConfig
@@ -32,16 +36,23 @@ from replay_service.targets import Batch, TargetConfig
 class TrainReport:
     """What `n_updates` updates did.
 
-    metrics: means over these updates (loss_total, loss_policy, loss_value, loss_reward,
-             loss_latent, entropy, grad_norm, learning_rate, value_mean, value_target_mean,
-             value_error, real_steps, reanalysed_share), and skipped_total, the count since the run
-             began
-    seconds: sample_wait, compute, publish; sums over these updates
+    metrics: means over those that were finite, or of the last if none was (loss_total,
+             loss_policy, loss_value, loss_reward, loss_latent, entropy, grad_norm, learning_rate,
+             value_mean, value_target_mean, value_error, real_steps, reanalysed_share);
+             skipped_total, the count since the run began; and what the newest look at the
+             network's health found
+    seconds: sample_wait, transfer, compute, publish; sums over these updates
+    bad_steps: those that were not finite
+    last_update: the learner's count of updates at the end; a roll-back turns it back
+    n_bad_in_a_row: how many of the newest updates were not finite, with those of earlier calls
     """
 
     n_updates: int
     metrics: dict[str, float]
     seconds: dict[str, float]
+    bad_steps: tuple[BadStep, ...] = ()
+    last_update: int = 0
+    n_bad_in_a_row: int = 0
 
 
 class Learner:
@@ -55,7 +66,9 @@ class Learner:
         spec: GameSpec,
         device: str,
         seed: int,
+        bad_batches: BadBatches | None = None,
     ) -> None:
+        """bad_batches: takes the batches of updates that are not finite."""
         self.config = config
         self.targets = targets
         self.device = torch.device(device)
@@ -70,6 +83,9 @@ class Learner:
         self._rng = np.random.default_rng(seed)
         self._optimizer = make_optimizer(self.model, config, self.device)
         self._counters = LearnerCounters()
+        self._bad_batches = bad_batches
+        self._bad_steps: list[BadStep] = []  # of the train call that runs
+        self._n_bad_in_a_row = 0
 
     @property
     def updates(self) -> int:
@@ -97,8 +113,10 @@ class Learner:
         """Run `n_updates` updates; publishes to `sink` every `publish_every` of them.
 
         A batch is drawn for the first and then for every `sample_interval`-th update; the others
-        train on it again, and send newer priorities for the same positions.
+        train on it again, and send newer priorities for the same positions. Nothing is published
+        right after an update that was not finite: what is wrong may be the weights.
         """
+        self._bad_steps = []
         sums: dict[str, float] = defaultdict(float)
         seconds = {"sample_wait": 0.0, "transfer": 0.0, "compute": 0.0, "publish": 0.0}
         for i in range(n_updates):
@@ -112,23 +130,34 @@ class Learner:
             metrics, priorities = self.update(batch)
             source.update_priorities(batch.handles, priorities)
             computed = time.perf_counter()
-            if sink is not None and self.updates % self.config.publish_every == 0:
+            is_due = self.updates % self.config.publish_every == 0
+            if sink is not None and is_due and not self._n_bad_in_a_row:
                 sink.push(self.weights())
             seconds["sample_wait"] += arrived - start
             seconds["transfer"] += sampled - arrived
             seconds["compute"] += computed - sampled
             seconds["publish"] += time.perf_counter() - computed
-            for name, value in metrics.items():
-                sums[name] += value
-        means = {name: total / n_updates for name, total in sums.items()}
-        means["skipped_total"] = float(self._counters.skipped)
-        return TrainReport(n_updates, means, seconds)
+            if not self._n_bad_in_a_row:
+                for name, value in metrics.items():
+                    sums[name] += value
+        n_finite = n_updates - len(self._bad_steps)
+        means = {name: total / n_finite for name, total in sums.items()} or dict(metrics)
+        means |= {"skipped_total": float(self._counters.skipped), **self._counters.watched}
+        return TrainReport(
+            n_updates,
+            means,
+            seconds,
+            tuple(self._bad_steps),
+            self.updates,
+            self._n_bad_in_a_row,
+        )
 
     def update(self, batch: Batch) -> tuple[dict[str, float], NDArray[np.float32]]:
         """One optimizer step; returns metrics and new priorities [B].
 
-        A step whose loss or gradient is not finite changes no parameter and is counted. One
-        synchronisation with the device for the metrics, one for the priorities.
+        A step whose loss, gradient, priorities, outputs or observations are not all finite changes
+        no parameter, is counted, and its batch is kept. One synchronisation with the device for
+        the metrics, one for the priorities, some more when the network's health is looked at.
         """
         batch = batch.to(self.device)
         rate = self._set_learning_rate()
@@ -136,19 +165,28 @@ class Learner:
         # latents: encoded ones at search roots, predicted ones inside the tree.
         n_real = int(self._rng.integers(1, self.config.max_real_steps(self.targets) + 1))
         self.model.train()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._uses_bf16):
-            targets = self._loss_targets(batch)
-            output = self._predict(batch, n_real)
-        losses = sample_losses(output, targets, self.model.support)
-        loss = (batch.importance * self._weigh(losses)).mean()
+        is_watched = self.updates % self.config.watch_every == 0
+        watch = HealthWatch(self.model) if is_watched else None
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        with watch or nullcontext():
+            parts = [
+                self._accumulate(part, len(batch), n_real)
+                for part in split(batch, self.config.accumulate)
+            ]
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
-        with torch.no_grad():
-            value = self.model.support.decode(output.value_logits.float())
-            metrics, priorities = _measure(loss, norm, losses, value, targets, batch)
-        is_finite = bool(np.isfinite([metrics["loss_total"], metrics["grad_norm"]]).all())
-        self._finish(is_finite, batch)
+        measured = join(parts)
+        columns, errors = measure(measured, norm, batch)
+        checks = finite_checks(batch, measured, norm, errors)
+        numbers = download(columns | checks)
+        metrics = {name: numbers[name] for name in columns}
+        not_finite = tuple(name for name in checks if not np.isfinite(numbers[name]))
+        if not_finite:
+            self._skip(batch, n_real, not_finite, numbers)
+        else:
+            self._finish(batch)
+            if watch is not None:
+                self._counters.watched = watch.figures()
+        priorities = errors.float().cpu().numpy()
         return metrics | {"learning_rate": rate, "real_steps": float(n_real)}, priorities
 
     def save(self, folder: Path) -> None:
@@ -169,6 +207,23 @@ class Learner:
             folder, self.model, self.target_model, self.average_model, self._optimizer
         )
         self._rng.bit_generator.state = self._counters.rng_state
+        self._n_bad_in_a_row = 0
+
+    def roll_back(self, folder: Path) -> None:
+        """`load`, but updates that were skipped since stay counted."""
+        n_skipped = self._counters.skipped
+        self.load(folder)
+        self._counters.skipped = n_skipped
+
+    def is_finite(self) -> bool:
+        """Whether all that `save` writes is free of NaN and infinity; waits for the device."""
+        tensors = [
+            *self.model.state_dict().values(),
+            *self.target_model.state_dict().values(),
+            *self.average_model.state_dict().values(),
+            *(value for state in self._optimizer.state.values() for value in state.values()),
+        ]
+        return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
 
     def load_matching(self, folder: Path) -> dict[str, FileMatch]:
         """Restore what fits of a learner with another model; what became of each file's keys."""
@@ -181,6 +236,18 @@ class Learner:
     @property
     def _uses_bf16(self) -> bool:
         return self.config.bf16 and self.device.type == "cuda"
+
+    def _accumulate(self, part: Batch, n_samples: int, n_real: int) -> Measured:
+        """Adds the gradient of the samples in `part`, of `n_samples` in the batch."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._uses_bf16):
+            targets = self._loss_targets(part)
+            output = self._predict(part, n_real)
+        losses = sample_losses(output, targets, self.model.support)
+        loss = (part.importance * self._weigh(losses)).sum() / n_samples
+        loss.backward()
+        with torch.no_grad():
+            value = self.model.support.decode(at_least_float32(output.value_logits))
+        return kept(loss, losses, value, targets, output)
 
     def _predict(self, batch: Batch, n_real: int) -> ModelOutput:
         n_unroll = self.targets.unroll_steps
@@ -220,11 +287,23 @@ class Learner:
             group["lr"] = rate
         return rate
 
-    def _finish(self, is_finite: bool, batch: Batch) -> None:
+    def _skip(
+        self, batch: Batch, n_real: int, not_finite: tuple[str, ...], numbers: dict[str, float]
+    ) -> None:
+        file = ""
+        if self._bad_batches is not None:
+            file = self._bad_batches.save(
+                batch, update=self.updates, version=self.version, n_real=n_real, numbers=numbers
+            )
+        causes = not_finite + columns_not_finite(batch)
+        self._bad_steps.append(BadStep(self.updates, causes, file))
+        self._n_bad_in_a_row += 1
+        self._counters.skipped += 1
         self._counters.updates += 1
-        if not is_finite:
-            self._counters.skipped += 1
-            return
+
+    def _finish(self, batch: Batch) -> None:
+        self._n_bad_in_a_row = 0
+        self._counters.updates += 1
         self._optimizer.step()
         self.model.adapt_inputs(batch.obs)
         follow(self.target_model, self.model, self.config.target_momentum)
@@ -252,33 +331,3 @@ def make_optimizer(
         {"params": vectors, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=True)
-
-
-def _measure(
-    loss: Tensor,
-    norm: Tensor,
-    losses: SampleLosses,
-    value: Tensor,
-    targets: LossTargets,
-    batch: Batch,
-) -> tuple[dict[str, float], NDArray[np.float32]]:
-    """Metrics by one transfer, and the mean |value - target| over each sample's valid steps."""
-    mask = targets.valid
-    n_valid = mask.sum().clamp(min=1)
-    errors = torch.where(mask, (value - targets.value).abs(), 0.0)
-    priorities = errors.sum(1) / mask.sum(1).clamp(min=1)
-    columns = {
-        "loss_total": loss,
-        "loss_policy": losses.policy.mean(),
-        "loss_value": losses.value.mean(),
-        "loss_reward": losses.reward.mean(),
-        "loss_latent": losses.latent.mean(),
-        "entropy": losses.entropy.mean(),
-        "grad_norm": norm,
-        "value_mean": torch.where(mask, value, 0.0).sum() / n_valid,
-        "value_target_mean": torch.where(mask, targets.value, 0.0).sum() / n_valid,
-        "value_error": errors.sum() / n_valid,
-        "reanalysed_share": (batch.target_version > batch.weight_version).float().mean(),
-    }
-    numbers = torch.stack([column.detach().float() for column in columns.values()]).tolist()
-    return dict(zip(columns, numbers, strict=True)), priorities.float().cpu().numpy()

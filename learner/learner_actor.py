@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from learner.bad_numbers import BadBatches
 from learner.config import LearnerConfig
 from learner.learner import Learner, TrainReport
 from learner.partial_restore import FileMatch
@@ -31,11 +32,15 @@ class LearnerActor:
         seed: int,
         source: BatchSource,
         sink: WeightSink,
+        bad_batches_dir: Path | None = None,
     ) -> None:
         torch.set_num_threads(1)
         self._source = source
         self._sink = sink
-        self._learner = Learner(config, model_config, targets, spec, device, seed)
+        bad_batches = None
+        if bad_batches_dir is not None:
+            bad_batches = BadBatches(bad_batches_dir, config.keep_bad_batches)
+        self._learner = Learner(config, model_config, targets, spec, device, seed, bad_batches)
 
     def train(self, n_updates: int) -> TrainReport:
         """Run `n_updates` updates and publish on the way."""
@@ -69,6 +74,19 @@ class LearnerActor:
         matches = self._learner.load_matching(Path(folder))
         self._learner.advance_version(self._sink.published_version())
         return matches
+
+    def roll_back(self, folder: Path, acted: int = NO_VERSION) -> int:
+        """Restore what was saved below `folder` and publish it, as the newest version of all.
+
+        acted: newest version that acted, which a restarted weight server does not remember.
+        Returns the version.
+        """
+        self._learner.roll_back(Path(folder))
+        return self.publish(acted)
+
+    def is_finite(self) -> bool:
+        """Whether a checkpoint of the learner would hold finite numbers only."""
+        return self._learner.is_finite()
 
     def ping(self) -> int:
         """The process id; an answer means the constructor has finished."""

@@ -67,6 +67,11 @@ def sample_losses(output: ModelOutput, targets: LossTargets, support: Support) -
     )
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """For sums: half precision widened, float64 left as it is."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     """Mean [B] of x [B, H] over the steps in `mask`; 0 for samples without any."""
     return torch.where(mask, x, 0.0).sum(1) / mask.sum(1).clamp(min=1)
@@ -74,17 +79,17 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
 
 def latent_divergence(predicted: Tensor, target: Tensor) -> Tensor:
     """Kullback-Leibler divergence [...] of SimNorm latents [..., E], mean over their groups."""
-    predicted, target = predicted.float(), target.float()
+    predicted, target = at_least_float32(predicted), at_least_float32(target)
     log_ratio = target.clamp(min=_SMALLEST_SHARE).log() - predicted.clamp(min=_SMALLEST_SHARE).log()
     return (target * log_ratio).sum(-1) * (SIMNORM_GROUP / target.shape[-1])
 
 
 def _cross_entropy(target: Tensor, logits: Tensor) -> Tensor:
-    return -(target * functional.log_softmax(logits.float(), dim=-1)).sum(-1)
+    return -(target * functional.log_softmax(at_least_float32(logits), dim=-1)).sum(-1)
 
 
 def _log_policy(logits: Tensor, legal: Tensor | None) -> Tensor:
-    logits = logits.float()
+    logits = at_least_float32(logits)
     if legal is not None:
         logits = logits.masked_fill(~legal, _ILLEGAL_LOGIT)
     return functional.log_softmax(logits, dim=-1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from launch.control.call_book import CallBook
+from launch.control.call_book import CallBook, RunFailed
 from launch.control.checkpoint import CheckpointStore
 from launch.control.config import ControlConfig
 from launch.control.cut import save_cut
@@ -13,6 +13,7 @@ from launch.control.fleet import Fleet
 from launch.control.progress import Progress
 from launch.control.rate_limiter import RateLimiter
 from launch.control.reporter import Reporter
+from launch.control.rollback import PERIODIC
 from launch.control.runtime import CallFailed
 from launch.control.shards import ReplayShards
 
@@ -32,9 +33,10 @@ class Checkpointer:
         limiter: RateLimiter,
         shards: ReplayShards,
         reporter: Reporter,
+        may_save: Callable[[str], bool],
         on_failure: Callable[[CallFailed], None],
     ) -> None:
-        """on_failure: what is to happen when a shard of replay dies of it"""
+        """may_save: whether the state is sound, by reason; on_failure: a shard of replay died"""
         self._config = config
         self._calls = calls
         self._store = store
@@ -43,11 +45,12 @@ class Checkpointer:
         self._limiter = limiter
         self._shards = shards
         self._reporter = reporter
+        self._may_save = may_save
         self._on_failure = on_failure
-        self.wait()
+        self.begin()
 
-    def wait(self) -> None:
-        """The next one is due a whole period from now."""
+    def begin(self) -> None:
+        """The first one is due a whole period from now."""
         self._due_step = self._progress.env_steps + self._config.checkpoint_every_env_steps
         self._due_at = time.monotonic() + self._config.checkpoint_every_min * SECONDS_PER_MINUTE
 
@@ -57,6 +60,8 @@ class Checkpointer:
 
     def save(self, reason: str) -> None:
         """A checkpoint of the run as it is. Raises RunFailed; OSError if it can't be written."""
+        if not self._may_save(reason):
+            return
         path, seconds = save_cut(
             self._calls,
             self._store,
@@ -70,14 +75,28 @@ class Checkpointer:
         self._reporter.event("checkpoint", path=str(path), reason=reason, seconds=seconds)
 
     def save_or_go_on(self) -> None:
-        """One of the periodic ones: a disk that is full now may have room a period later."""
-        self.wait()
+        """One of the periodic ones: a disk that is full now may have room a period later.
+
+        A child that dies of being asked is seen to as at any other time.
+        """
+        while self._due_step <= self._progress.env_steps:
+            self._due_step += self._config.checkpoint_every_env_steps
+        self._due_at = time.monotonic() + self._config.checkpoint_every_min * SECONDS_PER_MINUTE
         try:
-            self.save("periodic")
+            self.save(PERIODIC)
         except OSError as error:
-            newest = self._store.newest()
-            self._reporter.event(
-                "checkpoint_failed",
-                cause=str(error)[-400:],
-                newest="none" if newest is None else str(newest),
-            )
+            self._left_out(error)
+        except RunFailed as error:
+            failure = error.__cause__
+            if not isinstance(failure, CallFailed) or failure.raised:
+                raise
+            self._on_failure(failure)
+            self._left_out(error)
+
+    def _left_out(self, error: Exception) -> None:
+        newest = self._store.newest()
+        self._reporter.event(
+            "checkpoint_failed",
+            cause=str(error)[-400:],
+            newest="none" if newest is None else str(newest),
+        )

@@ -15,12 +15,20 @@ class ControlConfig:
     keep_checkpoints: int = 2  # newest checkpoints kept on disk, beside the best evaluation's
     collect_deadline_s: float = 120.0  # an env actor silent for longer is replaced
     call_deadline_s: float = 300.0  # any other child silent for longer has failed
+    bad_updates_before_rollback: int = 8  # updates in a row with NaN or infinity; lower acts sooner
+    max_rollbacks: int = 3  # roll-backs of the learner that lead no further before the run stops
+    auto_memory: bool = False  # out of memory early on: go on with smaller settings, and say which
     max_restarts: int = 20  # replacements of one child before the run stops
     max_hours: float = 0.0  # hours after which the run stops with a checkpoint; 0 sets no limit
     stop_budget_s: float = 120.0  # seconds that a run which was told to stop has for its checkpoint
 
     def __post_init__(self) -> None:
-        for name in ("updates_per_call", "checkpoint_every_env_steps", "keep_checkpoints"):
+        for name in (
+            "updates_per_call",
+            "checkpoint_every_env_steps",
+            "keep_checkpoints",
+            "bad_updates_before_rollback",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"control.{name} must be at least 1, got {getattr(self, name)}")
         for name in (
@@ -32,6 +40,6 @@ class ControlConfig:
         ):
             if not getattr(self, name) > 0:
                 raise ValueError(f"control.{name} must be above 0, got {getattr(self, name)}")
-        for name in ("max_restarts", "max_hours"):
+        for name in ("max_rollbacks", "max_restarts", "max_hours"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"control.{name} must not be negative, got {getattr(self, name)}")

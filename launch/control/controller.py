@@ -21,6 +21,7 @@ from launch.control.checkpointer import Checkpointer
 from launch.control.cut import restore_children
 from launch.control.fleet import Fleet
 from launch.control.language_tuning import LanguageTuning
+from launch.control.memory_ladder import refuse_starved
 from launch.control.pacing import (
     COLLECTS_IN_FLIGHT,
     TRAINS_IN_FLIGHT,
@@ -30,6 +31,7 @@ from launch.control.pacing import (
 from launch.control.progress import Progress
 from launch.control.refresh_loop import RefreshLoop
 from launch.control.reporter import Reporter
+from launch.control.rollback import RollBack
 from launch.control.run_directory import RunDirectory
 from launch.control.runtime import Call, CallFailed, Runtime
 from launch.control.shards import ReplayShards
@@ -76,6 +78,9 @@ class Controller:
             run.checkpoints,
             config.control.max_restarts,
         )
+        self._rollback = RollBack(
+            config, self._calls, fleet, run.checkpoints, self.progress, reporter
+        )
         self._issued_env_steps = 0
         self._next_evaluation = 0
         self._checkpointer = Checkpointer(
@@ -87,6 +92,7 @@ class Controller:
             self.limiter,
             self._shards,
             reporter,
+            self._rollback.may_save,
             self._on_failure,
         )
         self._tuning = LanguageTuning(config, self._calls, fleet, self.progress, reporter)
@@ -150,7 +156,7 @@ class Controller:
             self._calls.issue(child, "ping", deadline_s=START_BUDGET_S)
         env_steps = self._issued_env_steps = self.progress.env_steps
         self._next_evaluation = env_steps + self._config.evaluation.every_env_steps
-        self._checkpointer.wait()
+        self._checkpointer.begin()
         if resume is not None and resume.is_branch:
             self.checkpoint("resumed")  # what a replaced learner and the same command go on from
         self.has_begun = True
@@ -255,6 +261,7 @@ class Controller:
         if isinstance(report, TrainReport):
             self.progress.trained(report)
             self._refreshes.trained(report)
+            self._rollback.trained(call, report)
         else:
             self._tuning.trained(report)
 
@@ -306,6 +313,7 @@ class Controller:
     # ------------------------------------------------------------------ failures
 
     def _on_failure(self, failure: CallFailed) -> None:
+        refuse_starved(self._config, self.progress, failure)
         lost = self._supervisor.recover(failure)
         self._issued_env_steps -= sum(int(c.args[0]) for c in lost if c.method == "collect")
         if failure.call.child.role == "prior_engine":

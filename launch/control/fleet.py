@@ -16,6 +16,7 @@ from launch.config import Config
 from launch.control.runtime import Child, Links, Resources, Runtime
 from launch.monitoring.monitor import MonitorConfig
 from launch.monitoring.monitor_actor import MonitorActor
+from learner.bad_numbers import BAD_BATCHES_FOLDER
 from learner.language.language_learner_actor import LanguageLearnerActor
 from learner.learner_actor import LearnerActor
 from learner.weight_server_actor import WeightServerActor
@@ -318,6 +319,7 @@ class Fleet:
                     self.replays, config.replay, config.learner.batch_size, config.seed
                 ),
                 "sink": self._links.weight_sink(self.weight_server),
+                "bad_batches_dir": self._run_dir / BAD_BATCHES_FOLDER,
             },
             Resources(
                 num_cpus=LEARNER_CPUS, num_gpus=LEARNER_GPU_SHARE if self._device == "cuda" else 0.0

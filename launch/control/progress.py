@@ -43,6 +43,8 @@ class Progress:
         self.updates = 0
         self.evaluations = 0
         self.restarts = 0
+        self.rollbacks = 0
+        self.updates_restored = 0  # of `updates`, those from before this process
         self.end_reasons: Counter[str] = Counter()
         self.best_return = -np.inf
         self.is_new_best = False  # since the last checkpoint
@@ -119,7 +121,7 @@ class Progress:
     def restore(self, state: dict[str, object]) -> None:
         self.env_steps = int(state["env_steps"])
         self.episodes = int(state["episodes"])
-        self.updates = int(state["updates"])
+        self.updates = self.updates_restored = int(state["updates"])
         self.evaluations = int(state["evaluations"])
         self.end_reasons = Counter(state["end_reasons"])
         best = state["best_return"]
@@ -134,6 +136,7 @@ class Progress:
             "episodes": self.episodes,
             "weight_version": self.weight_version,
             "restarts": self.restarts,
+            "rollbacks": self.rollbacks,
             "env_steps_per_sec": self.window.env_steps / elapsed,
             "updates_per_sec": self.window.updates / elapsed,
             "search_simulations_per_sec": self.window.simulations / elapsed,

@@ -63,7 +63,7 @@ def open_run(preset: str, config: Config) -> RunDirectory:
     Raises ConfigError when the directory can't be written, is in use, holds a run that must not
     be continued, or was made with settings that differ in more than SAFE_TO_CHANGE.
     """
-    path = config.run_dir if config.run_dir is not None else _default_path(preset, config)
+    path = run_path(preset, config)
     resume = choose_source(path, config)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -84,6 +84,11 @@ def open_run(preset: str, config: Config) -> RunDirectory:
     os.replace(temporary, path / CONFIG_FILE)
     (path / SUMMARY_FILE).unlink(missing_ok=True)
     return RunDirectory(path, config, lock, resume)
+
+
+def run_path(preset: str, config: Config) -> Path:
+    """Where the run of these settings lives, or would."""
+    return config.run_dir if config.run_dir is not None else _default_path(preset, config)
 
 
 def is_finished(path: Path) -> bool:

@@ -47,15 +47,44 @@ class Call:
     payload: object = None
 
 
+OUT_OF_MEMORY = (
+    "OutOfMemoryError",  # torch's, and Ray's where its own killer ended the process
+    "MemoryError",
+    "DefaultCPUAllocator: can't allocate memory",
+    "running low on memory",  # Ray's killer, in the words of a dead actor
+)
+
+
+MEMORY_SETTINGS = {  # what shrinks a child, by its role
+    "learner": "raise learner.accumulate (parts of a batch), then lower learner.batch_size",
+    "env_actor": "lower acting.envs_per_actor",
+}
+
+
+def tells_of_memory(cause: str) -> bool:
+    """Whether the text of an error says that memory ran out."""
+    return any(words in cause for words in OUT_OF_MEMORY)
+
+
 class CallFailed(RuntimeError):
     """The child raised, died or, neither of them, did not answer in time."""
 
     def __init__(self, call: Call, cause: str, *, died: bool = False, raised: bool = False) -> None:
-        super().__init__(f"{call.child.name}.{call.method} failed: {cause}")
+        hint = ""
+        if tells_of_memory(cause) and call.child.role in MEMORY_SETTINGS:
+            hint = (
+                f"\nout of memory: {MEMORY_SETTINGS[call.child.role]}; early in a run "
+                "--auto-memory true does that by itself"
+            )
+        super().__init__(f"{call.child.name}.{call.method} failed: {cause}{hint}")
         self.call = call
         self.cause = cause
         self.died = died
         self.raised = raised
+
+    @property
+    def is_out_of_memory(self) -> bool:
+        return tells_of_memory(self.cause)
 
 
 class Runtime(Protocol):

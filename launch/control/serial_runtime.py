@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from actors.prior.backend import LocalPriorTransport
 from actors.prior.local_engine import LocalPriorEngine
 from actors.search.service import LocalSearchTransport, ServiceStats, make_service
-from launch.control.runtime import Call, CallFailed, Child, Resources
+from launch.control.runtime import Call, CallFailed, Child, Resources, tells_of_memory
 from learner.language.language_learner import TextSource
 from learner.weight_server_actor import LocalWeightLink
 from replay_service import (
@@ -35,7 +35,15 @@ class SerialRuntime:
     def start(
         self, name: str, role: str, factory: type, kwargs: dict[str, object], resources: Resources
     ) -> Child:
-        return Child(name=name, role=role, handle=factory(**kwargs))
+        child = Child(name=name, role=role, handle=None)
+        try:
+            child.handle = factory(**kwargs)
+        except (MemoryError, RuntimeError) as error:
+            if not tells_of_memory(repr(error)):
+                raise
+            start = Call(child, "start", time.monotonic(), 0.0, answer=None)
+            raise CallFailed(start, repr(error), raised=True) from error
+        return child
 
     def call(
         self,
@@ -46,7 +54,14 @@ class SerialRuntime:
         with_payload: bool = False,
     ) -> Call:
         call = Call(child, method, time.monotonic(), deadline_s, answer=None, args=args)
-        answer = getattr(child.handle, method)(*args)
+        try:
+            answer = getattr(child.handle, method)(*args)
+        except (MemoryError, RuntimeError) as error:
+            # A child of its own would report this; any other error is better seen where it arose.
+            if not tells_of_memory(repr(error)):
+                raise
+            call.answer = error
+            return call
         if with_payload:
             call.answer, call.payload = answer
         else:

@@ -8,6 +8,8 @@ import json
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from learner.config import LearnerConfig
@@ -107,6 +109,39 @@ def test_importance_scales_each_samples_gradient():
     second = gradients(make_learner(**settings), rows(batch, [1]))
     for joint, one, two in zip(both, first, second, strict=True):
         torch.testing.assert_close(joint, (one + 0.25 * two) / 2, rtol=1e-4, atol=1e-6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(n_samples=st.integers(1, 9), accumulate=st.integers(1, 10), seed=st.integers(0, 99))
+def test_parts_of_a_batch_give_the_gradient_metrics_and_priorities_of_the_whole(
+    n_samples, accumulate, seed
+):
+    learners = make_learner(grad_clip=1e9), make_learner(grad_clip=1e9, accumulate=accumulate)
+    batch = make_batch(n_samples, seed)
+    batch.valid[0, -1] = False
+    batch.importance.uniform_(0.1, 1.0)
+    wide = {
+        field.name: value.double()
+        for field in dataclasses.fields(batch)
+        if isinstance(value := getattr(batch, field.name), torch.Tensor)
+        and value.is_floating_point()
+    }
+    batch = dataclasses.replace(batch, **wide)
+    found = []
+    for learner in learners:
+        for model in (learner.model, learner.target_model):
+            torch.manual_seed(seed)
+            for parameter in model.parameters():  # fresh heads are 0 and pass nothing on
+                torch.nn.init.normal_(parameter, std=0.3)
+            model.double()
+        metrics, priorities = learner.update(batch)
+        found.append(([p.grad for p in learner.model.parameters()], metrics, priorities))
+    (whole, metrics, priorities), (parts, same_metrics, same_priorities) = found
+    for one, other in zip(whole, parts, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-9)
+    assert max(float(g.abs().max()) for g in whole) > 1e-3
+    assert same_metrics == pytest.approx(metrics, rel=1e-6)
+    np.testing.assert_allclose(same_priorities, priorities, rtol=1e-6)
 
 
 @pytest.mark.parametrize("seam", [1, 2, 3])
@@ -283,7 +318,13 @@ def test_learning_rate_rises_then_falls_along_a_cosine_to_a_tenth():
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("batch_size", 0), ("learning_rate", 0.0), ("target_momentum", 1.5), ("value_weight", -1.0)],
+    [
+        ("batch_size", 0),
+        ("accumulate", 0),
+        ("learning_rate", 0.0),
+        ("target_momentum", 1.5),
+        ("value_weight", -1.0),
+    ],
 )
 def test_bad_settings_are_refused_by_name(field, value):
     with pytest.raises(ValueError, match=rf"learner\.{field} must .*{value}"):
