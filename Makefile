@@ -1,5 +1,6 @@
 # make train [ARGS="--seed 1"]   set up if needed, then train Mario for a few minutes
 # make test  [ARGS="tests/..."]  set up if needed, then run the tests
+# make chaos [ARGS="--seed 7"]   kill processes of a small run for ten minutes
 # make setup | lint | lock       PYTHON=... names the Python 3.11 to use
 
 PYTHON := $(or $(PYTHON),$(shell command -v python3.11 || command -v python3))
@@ -10,7 +11,7 @@ UV ?= uv
 COMPILE = $(UV) pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
 	--annotation-style line --custom-compile-command "make lock"
 
-.PHONY: setup train test lint lock
+.PHONY: setup train test chaos lint lock
 
 setup:
 	@test -n "$(PYTHON)" || { echo "[setup] error: no python3 on PATH; install Python 3.11" >&2; exit 2; }
@@ -21,6 +22,9 @@ train: setup
 
 test: setup
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest $(ARGS)
+
+chaos: setup
+	@$(BIN)/python tests/chaos/chaos.py $(ARGS)
 
 lint: setup
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -38,12 +38,18 @@ def save_learner(
     optimizer: torch.optim.Optimizer,
     counters: LearnerCounters,
 ) -> None:
-    """Write five files below `folder`, which is created."""
+    """Write five files below `folder`, which is created. OSError if the disk does not take them."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(_contiguous(model.state_dict()), folder / MODEL_FILE)
-    save_file(_contiguous(target_model.state_dict()), folder / TARGET_FILE)
-    save_file(_contiguous(average_model.state_dict()), folder / AVERAGE_FILE)
-    save_file(_contiguous(_moments(model, optimizer)), folder / OPTIMIZER_FILE)
+    for name, tensors in (
+        (MODEL_FILE, model.state_dict()),
+        (TARGET_FILE, target_model.state_dict()),
+        (AVERAGE_FILE, average_model.state_dict()),
+        (OPTIMIZER_FILE, _moments(model, optimizer)),
+    ):
+        try:
+            save_file(_contiguous(tensors), folder / name)
+        except SafetensorError as error:
+            raise OSError(f"{folder / name} can't be written: {error}") from error
     text = json.dumps(asdict(counters), indent=1, sort_keys=True)
     (folder / COUNTERS_FILE).write_text(text, encoding="utf-8")
 

@@ -11,7 +11,8 @@ class ControlConfig:
     updates_per_call: int = 8  # learner updates per train call; more means fewer, longer calls
     log_period_s: float = 5.0  # seconds between metric lines; longer writes less
     checkpoint_every_env_steps: int = 2_000  # env steps between checkpoints; lower loses less
-    keep_checkpoints: int = 2  # newest checkpoints kept on disk
+    checkpoint_every_min: float = 10.0  # minutes between checkpoints at most; lower loses less
+    keep_checkpoints: int = 2  # newest checkpoints kept on disk, beside the best evaluation's
     collect_deadline_s: float = 120.0  # an env actor silent for longer is replaced
     call_deadline_s: float = 300.0  # any other child silent for longer has failed
     max_restarts: int = 20  # replacements of one child before the run stops
@@ -22,7 +23,13 @@ class ControlConfig:
         for name in ("updates_per_call", "checkpoint_every_env_steps", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"control.{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("log_period_s", "collect_deadline_s", "call_deadline_s", "stop_budget_s"):
+        for name in (
+            "log_period_s",
+            "checkpoint_every_min",
+            "collect_deadline_s",
+            "call_deadline_s",
+            "stop_budget_s",
+        ):
             if not getattr(self, name) > 0:
                 raise ValueError(f"control.{name} must be above 0, got {getattr(self, name)}")
         for name in ("max_restarts", "max_hours"):

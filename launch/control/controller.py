@@ -17,7 +17,8 @@ from actors.reanalysis import ReanalysisReport
 from actors.search.service import ServiceStats
 from launch.config import Config
 from launch.control.call_book import CallBook
-from launch.control.cut import restore_children, save_cut
+from launch.control.checkpointer import Checkpointer
+from launch.control.cut import restore_children
 from launch.control.fleet import Fleet
 from launch.control.language_tuning import LanguageTuning
 from launch.control.pacing import (
@@ -77,7 +78,17 @@ class Controller:
         )
         self._issued_env_steps = 0
         self._next_evaluation = 0
-        self._next_checkpoint = 0
+        self._checkpointer = Checkpointer(
+            config.control,
+            self._calls,
+            run.checkpoints,
+            fleet,
+            self.progress,
+            self.limiter,
+            self._shards,
+            reporter,
+            self._on_failure,
+        )
         self._tuning = LanguageTuning(config, self._calls, fleet, self.progress, reporter)
         self._refreshes = RefreshLoop(config, self._calls, fleet, self.progress)
         self.has_begun = False  # before that, there is nothing to save
@@ -139,7 +150,7 @@ class Controller:
             self._calls.issue(child, "ping", deadline_s=START_BUDGET_S)
         env_steps = self._issued_env_steps = self.progress.env_steps
         self._next_evaluation = env_steps + self._config.evaluation.every_env_steps
-        self._next_checkpoint = env_steps + self._config.control.checkpoint_every_env_steps
+        self._checkpointer.wait()
         if resume is not None and resume.is_branch:
             self.checkpoint("resumed")  # what a replaced learner and the same command go on from
         self.has_begun = True
@@ -176,10 +187,9 @@ class Controller:
         ):
             self._next_evaluation += self._config.evaluation.every_env_steps
             self._evaluate(self._config.evaluation.n_episodes)
-        if self.progress.env_steps >= self._next_checkpoint:
-            self._next_checkpoint += self._config.control.checkpoint_every_env_steps
+        if self._checkpointer.is_due:
             self.drain()
-            self.checkpoint("periodic")
+            self._checkpointer.save_or_go_on()
 
     def _issue_collects(self, index: int) -> None:
         """Keeps one env actor busy, as far as the limiter and the bound on adds allow."""
@@ -268,7 +278,10 @@ class Controller:
         if call.child.role == "prior_engine":
             self._tuning.is_prior_ready = True
             self._reporter.event("prior_engine_ready", pid=pid)
-        self._calls.issue(self._fleet.monitor, "watch", call.child.name, pid)
+        if call.child.role == "monitor":
+            self._supervisor.monitor_answers()
+        else:
+            self._calls.issue(self._fleet.monitor, "watch", call.child.name, pid)
 
     def _on_published(self, call: Call, answer: int | PublishReport) -> None:
         if isinstance(answer, PublishReport):
@@ -318,18 +331,8 @@ class Controller:
         return self._calls.n_in_flight("collect", "add", "train")
 
     def checkpoint(self, reason: str) -> None:
-        """Saves the run as it is; call it when nothing is moving. Raises RunFailed."""
-        path, seconds = save_cut(
-            self._calls,
-            self._run.checkpoints,
-            self._fleet,
-            self.progress,
-            self.limiter,
-            self._shards,
-            reason=reason,
-            on_failure=self._on_failure,
-        )
-        self._reporter.event("checkpoint", path=str(path), reason=reason, seconds=seconds)
+        """Saves the run as it is; call it when nothing is moving. Raises RunFailed or OSError."""
+        self._checkpointer.save(reason)
 
     def _final_evaluation(self) -> None:
         for last in (False, True):

@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from launch.control.call_book import CallBook
+from launch.control.call_book import CallBook, RunFailed
 from launch.control.checkpoint import CheckpointStore
 from launch.control.fleet import Fleet
 from launch.control.progress import Progress
 from launch.control.rate_limiter import RateLimiter
 from launch.control.resume import Resume
-from launch.control.runtime import CallFailed
+from launch.control.runtime import CallFailed, Child
 from launch.control.shards import ReplayShards
 from learner.partial_restore import FileMatch
 
@@ -31,25 +31,42 @@ def save_cut(
 ) -> tuple[Path, float]:
     """Saves replay, learner, language learner and counters; nothing may be moving meanwhile.
 
-    A shard of replay that fails goes to `on_failure`; if the run survives that, the checkpoint is
-    written without it. Returns the checkpoint's folder and the seconds it took.
+    A shard of replay that died goes to `on_failure`; if the run survives that, the checkpoint is
+    written without it. Returns the checkpoint's folder and the seconds it took. OSError where
+    something can't be written: nothing is lost then but this checkpoint.
     """
     started = time.monotonic()
     folder = store.begin(progress.updates, progress.env_steps)
     older = store.newest()
     for failure in shards.save(folder / "replay", older and older / "replay"):
+        if failure.raised:
+            raise OSError(str(failure)) from failure
         on_failure(failure)
         shutil.rmtree(Path(failure.call.args[0]), ignore_errors=True)
-    calls.ask(fleet.learner, "save", folder / "learner")
+    _save(calls, fleet.learner, folder / "learner")
     if fleet.language_learner is not None:
-        calls.ask(fleet.language_learner, "save", folder / "language")
+        _save(calls, fleet.language_learner, folder / "language")
     counters = {
         "progress": progress.state(),
         "limiter": limiter.state(),
         "replay": shards.state(),
         "incarnations": {str(index): count for index, count in fleet.incarnations.items()},
     }
-    return store.commit(folder, counters, reason=reason), time.monotonic() - started
+    is_best = progress.is_new_best
+    path = store.commit(folder, counters, reason=reason, is_best=is_best)
+    progress.is_new_best = False
+    return path, time.monotonic() - started
+
+
+def _save(calls: CallBook, child: Child, folder: Path) -> None:
+    """RunFailed if the child dies of it, OSError if it only can't write."""
+    try:
+        calls.ask(child, "save", folder)
+    except RunFailed as error:
+        failure = error.__cause__
+        if isinstance(failure, CallFailed) and failure.raised:
+            raise OSError(str(failure)) from failure
+        raise
 
 
 def restore_children(

@@ -45,6 +45,7 @@ class Progress:
         self.restarts = 0
         self.end_reasons: Counter[str] = Counter()
         self.best_return = -np.inf
+        self.is_new_best = False  # since the last checkpoint
         self._recent: deque[EpisodeRecord] = deque(maxlen=RECENT_EPISODES)
         self._losses: dict[str, float] = {}
         self._prior: dict[str, dict[str, float]] = {}  # by env actor
@@ -89,7 +90,8 @@ class Progress:
 
     def evaluated(self, report: EvaluationReport) -> None:
         self.evaluations += 1
-        self.best_return = max(self.best_return, report.mean_return)
+        if report.mean_return > self.best_return:
+            self.best_return, self.is_new_best = report.mean_return, True
         self._evaluation = {
             "eval_return_mean": report.mean_return,
             "eval_return_min": float(min(report.returns)),

@@ -67,6 +67,12 @@ class Supervisor:
         """It is another process than before, and so empty: the learner publishes again."""
         self._calls.issue(self._fleet.learner, "publish", self._progress.weight_version)
 
+    def monitor_answers(self) -> None:
+        """It is another process than before: it hears again whom there is to watch."""
+        for child in self._fleet.children():
+            if child.pid:
+                self._calls.issue(self._fleet.monitor, "watch", child.name, child.pid)
+
     def _restore(self, learner: Child) -> None:
         """Gives a new learner what the last checkpoint has; it publishes above all before.
 

@@ -1,0 +1,83 @@
+"""When a run is saved, and what follows if it can't be."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from launch.control.call_book import CallBook
+from launch.control.checkpoint import CheckpointStore
+from launch.control.config import ControlConfig
+from launch.control.cut import save_cut
+from launch.control.fleet import Fleet
+from launch.control.progress import Progress
+from launch.control.rate_limiter import RateLimiter
+from launch.control.reporter import Reporter
+from launch.control.runtime import CallFailed
+from launch.control.shards import ReplayShards
+
+SECONDS_PER_MINUTE = 60.0
+
+
+class Checkpointer:
+    """Owned by the controller; saves when nothing is moving."""
+
+    def __init__(
+        self,
+        config: ControlConfig,
+        calls: CallBook,
+        store: CheckpointStore,
+        fleet: Fleet,
+        progress: Progress,
+        limiter: RateLimiter,
+        shards: ReplayShards,
+        reporter: Reporter,
+        on_failure: Callable[[CallFailed], None],
+    ) -> None:
+        """on_failure: what is to happen when a shard of replay dies of it"""
+        self._config = config
+        self._calls = calls
+        self._store = store
+        self._fleet = fleet
+        self._progress = progress
+        self._limiter = limiter
+        self._shards = shards
+        self._reporter = reporter
+        self._on_failure = on_failure
+        self.wait()
+
+    def wait(self) -> None:
+        """The next one is due a whole period from now."""
+        self._due_step = self._progress.env_steps + self._config.checkpoint_every_env_steps
+        self._due_at = time.monotonic() + self._config.checkpoint_every_min * SECONDS_PER_MINUTE
+
+    @property
+    def is_due(self) -> bool:
+        return self._progress.env_steps >= self._due_step or time.monotonic() >= self._due_at
+
+    def save(self, reason: str) -> None:
+        """A checkpoint of the run as it is. Raises RunFailed; OSError if it can't be written."""
+        path, seconds = save_cut(
+            self._calls,
+            self._store,
+            self._fleet,
+            self._progress,
+            self._limiter,
+            self._shards,
+            reason=reason,
+            on_failure=self._on_failure,
+        )
+        self._reporter.event("checkpoint", path=str(path), reason=reason, seconds=seconds)
+
+    def save_or_go_on(self) -> None:
+        """One of the periodic ones: a disk that is full now may have room a period later."""
+        self.wait()
+        try:
+            self.save("periodic")
+        except OSError as error:
+            newest = self._store.newest()
+            self._reporter.event(
+                "checkpoint_failed",
+                cause=str(error)[-400:],
+                newest="none" if newest is None else str(newest),
+            )

@@ -1,0 +1,96 @@
+"""A small real run that may be killed piece by piece, and what its files say of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+LIMIT_S = 420.0
+SMALL = shlex.split(
+    """--preset cartpole --device cpu --simulations 6 --acting.num-actors 2
+    --acting.segment-length 10 --acting.collect-steps 8 --replay.min-positions 40
+    --replay.num-shards 2 --learner.batch-size 16 --limiter.samples-per-insert 8
+    --evaluation.every-env-steps 400 --evaluation.n-episodes 1 --evaluation.max-steps 50
+    --control.checkpoint-every-env-steps 200 --control.log-period-s 1
+    --control.max-restarts 100000 --total-env-steps 100000000"""
+)
+EXIT_RESUMABLE = 75
+
+
+class RunStuck(AssertionError):
+    """What was waited for did not happen; the message ends with the run's output."""
+
+
+class RealRun:
+    """The run of one folder, started and started again."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self.folder = folder
+        self._arguments = arguments
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with self.folder.with_suffix(".log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "launch/train.py",
+                    *SMALL,
+                    *self._arguments,
+                    "--run-dir",
+                    str(self.folder),
+                ],
+                cwd=ROOT,
+                env=os.environ | {"PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def stop(self) -> int:
+        """Ctrl-C; the exit code."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(timeout=LIMIT_S)
+
+    def output(self) -> str:
+        return self.folder.with_suffix(".log").read_text()
+
+    def metrics(self) -> dict[str, float]:
+        """The newest record; {} before the first."""
+        lines = self._lines("metrics.jsonl")
+        return json.loads(lines[-1]) if lines else {}
+
+    def events(self, kind: str) -> list[dict]:
+        return [e for e in map(json.loads, self._lines("events.jsonl")) if e["event"] == kind]
+
+    def pids(self) -> dict[str, int]:
+        """By child, as the newest heartbeat line has them."""
+        lines = self._lines("heartbeat.jsonl")
+        processes = json.loads(lines[-1])["processes"] if lines else {}
+        return {name: beat["pid"] for name, beat in processes.items() if beat["pid"]}
+
+    def wait_until(self, condition: Callable[[], object], what: str) -> float:
+        """Seconds until `condition` held. RunStuck after LIMIT_S, or when the run has ended."""
+        started = time.monotonic()
+        while not condition():
+            ended = self.process is None or self.process.poll() is not None
+            if ended or time.monotonic() - started > LIMIT_S:
+                why = "the run ended" if ended else f"{LIMIT_S:.0f} s went by"
+                raise RunStuck(f"{why} while waiting for {what}:\n{self.output()[-4000:]}")
+            time.sleep(0.1)
+        return time.monotonic() - started
+
+    def _lines(self, name: str) -> list[str]:
+        """Whole lines only: the last one may be half written."""
+        path = self.folder / name
+        text = path.read_text() if path.exists() else ""
+        return text[: text.rfind("\n") + 1].splitlines()
