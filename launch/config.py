@@ -184,9 +184,9 @@ def _expand(word: str) -> str:
 def _complete_switches(words: list[str]) -> list[str]:
     """Puts True behind each of SWITCHES that stands alone."""
     complete = []
-    for word, following in zip(words, [*words[1:], ""], strict=False):
+    for index, word in enumerate(words):
         complete.append(word)
-        if word in SWITCHES and following not in ("True", "False"):
+        if word in SWITCHES and words[index + 1 : index + 2] not in (["True"], ["False"]):
             complete.append("True")
     return complete
 

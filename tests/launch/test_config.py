@@ -117,3 +117,38 @@ def test_the_resolved_config_is_plain_data_that_reads_back():
     config = dataclasses.replace(load_preset("mario-quick"), run_dir=Path("runs/x"), seed=5)
     again = overlay(Config(), yaml.safe_load(yaml.safe_dump(to_dict(config))), where="file")
     assert again == config
+
+
+@pytest.mark.parametrize(
+    ("arguments", "relaxed"),
+    [
+        ((), False),
+        (("--resume-relaxed",), True),
+        (("--resume-relaxed", "--seed", "3"), True),
+        (("--seed", "3", "--resume-relaxed", "true"), True),
+        (("--resume-relaxed", "false"), False),
+        (("--resume-relaxed=true",), True),
+    ],
+)
+def test_a_switch_may_stand_alone(arguments, relaxed):
+    assert parse(arguments)[1].resume_relaxed is relaxed
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"seed": "three"}, ["seed", "whole number", "'three'"]),
+        ({"seed": True}, ["seed", "whole number", "True"]),
+        ({"learner": {"learning_rate": "1e-3"}}, ["learner.learning_rate", "1.0e-3"]),
+        ({"learner": {"learning_rate": float("nan")}}, ["learner.learning_rate", "finite"]),
+        ({"device": "tpu"}, ["device", "auto, cpu, cuda", "'tpu'"]),
+        ({"env": {"stages": "1-1"}}, ["env.stages", "list"]),
+        ({"prior": {"enabled": 1}}, ["prior.enabled", "true or false"]),
+        ({"env": {"id": None}}, ["env.id", "text", "None"]),
+    ],
+)
+def test_a_value_of_another_type_is_refused_by_name(changes, words):
+    with pytest.raises(ConfigError) as caught:
+        overlay(Config(), changes, where="preset x")
+    for word in ["preset x", *words]:
+        assert word in str(caught.value)

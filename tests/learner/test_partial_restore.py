@@ -98,6 +98,18 @@ def test_a_parameter_that_was_not_taken_over_has_no_moments(tmp_path):
     optimizer.step()  # and training goes on with both kinds
 
 
+def test_moments_of_a_parameter_that_the_file_lacks_are_left_out(tmp_path):
+    model = saved(tmp_path)[0]
+    lost = next(name for name, _ in model.named_parameters())
+    tensors = load_file(tmp_path / MODEL_FILE)
+    del tensors[lost]
+    save_file(tensors, tmp_path / MODEL_FILE)
+    new = parts(SMALL, seed=5)
+    assert load_matching(tmp_path, *new)[1][MODEL_FILE].missing == (lost,)
+    state = moments(new[0], new[3])
+    assert not state.pop(lost) and all(state.values())
+
+
 def test_nothing_that_fits_is_refused(tmp_path):
     saved(tmp_path)
     save_file({"elsewhere": torch.zeros(3)}, tmp_path / MODEL_FILE)
