@@ -78,8 +78,8 @@ def test_the_run_steps_down_goes_back_and_ends_well(tmp_path):
     assert config["learner"]["accumulate"] == 2
     (back,) = [e for e in events if e["event"] == "rolled_back"]
     skipped = [e for e in events if e["event"] == "update_skipped"]
-    # The calls in flight are 8 updates each: those of the first, and of one behind it at most.
-    assert skipped[0]["update"] == 150 and 4 <= len(skipped) <= 16
+    # Three are too few to act on; then the calls in flight count, two of 8 updates each.
+    assert skipped[0]["update"] == 150 and 4 <= len(skipped) <= 3 + 2 * 8
     assert all(Path(e["file"]).is_file() for e in skipped[-8:])
     assert len(list((run_dir / "bad-batches").iterdir())) <= 8
     records = [json.loads(x) for x in (run_dir / "metrics.jsonl").read_text().splitlines()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -191,3 +192,8 @@ def test_the_networks_health_is_looked_at_now_and_then_and_survives_a_restart(tm
     other.load(tmp_path)
     metrics = other.train(1, source, None).metrics
     assert tuple(metrics[name] for name in names) == figures[4]
+    counters = json.loads((tmp_path / "learner.json").read_text())
+    del counters["watched"]  # as before there was such a look
+    (tmp_path / "learner.json").write_text(json.dumps(counters))
+    other.load(tmp_path)
+    assert not set(names) & set(other.train(1, source, None).metrics)
