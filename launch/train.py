@@ -6,6 +6,7 @@ Exit codes: 0 finished, 75 stopped and resumable by the same command, 2 bad inpu
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import sys
@@ -58,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             config = step.config
         finally:
             run.close()
+        # The children of a serial run are objects here, held by cycles: they go before the next.
+        gc.collect()
         try:
             run = reopen(run, preset, config)
         except ConfigError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import weakref
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,28 @@ def test_a_learner_steps_down_and_the_same_command_stays_there(tmp_path, limit_l
     assert run(folder, "--auto-memory", "true", "--total-env-steps", "180") == 0
     assert steps_down(folder) == wanted
     assert saved_config(folder)["learner"]["accumulate"] == 4
+
+
+def test_a_smaller_attempt_has_the_memory_of_the_one_before(tmp_path, monkeypatch):
+    """In one process too, where nothing but the collector of cycles lets go of it."""
+    learners: list[weakref.ref[Learner]] = []
+    n_alive: list[int] = []
+    real_init, real = Learner.__init__, Learner._predict
+
+    def init(learner, *args):
+        n_alive.append(sum(earlier() is not None for earlier in learners))
+        learners.append(weakref.ref(learner))
+        real_init(learner, *args)
+
+    def predict(learner, batch, n_real):
+        if len(batch) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return real(learner, batch, n_real)
+
+    monkeypatch.setattr(Learner, "__init__", init)
+    monkeypatch.setattr(Learner, "_predict", predict)
+    assert run(tmp_path / "run", "--auto-memory", "true") == 0
+    assert n_alive == [0, 0, 0]
 
 
 def test_after_the_parts_the_batch_gets_smaller(tmp_path, monkeypatch):
