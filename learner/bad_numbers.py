@@ -33,7 +33,7 @@ class BadStep:
     update:     how many updates came before it
     not_finite: of `observation`, `output`, `loss`, `gradient`, `priority`, and the columns of the
                 batch as `batch.<name>`
-    file:       where the batch lies, "" where it was not saved
+    file:       where the batch lies, "" where it was not saved: of a row, the first one is
     """
 
     update: int

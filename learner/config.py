@@ -34,7 +34,7 @@ class LearnerConfig:
     averaged_share: float = 0.0  # newest share of all updates in published weights; 0 = no mean
     publish_every: int = 100  # updates between two publications of weights
     watch_every: int = 500  # updates between two looks at dormant units and logit ranges
-    keep_bad_batches: int = 8  # newest batches with NaN or infinity that stay in bad-batches/
+    keep_bad_batches: int = 8  # newest files in bad-batches/, each the first of a row of bad ones
     bf16: bool = True  # bfloat16 matrix products on CUDA; the CPU always computes in float32
 
     def __post_init__(self) -> None:

@@ -291,7 +291,8 @@ class Learner:
         self, batch: Batch, n_real: int, not_finite: tuple[str, ...], numbers: dict[str, float]
     ) -> None:
         file = ""
-        if self._bad_batches is not None:
+        # Those after it in a row meet the same weights, and would push the first one's file out.
+        if self._bad_batches is not None and not self._n_bad_in_a_row:
             file = self._bad_batches.save(
                 batch, update=self.updates, version=self.version, n_real=n_real, numbers=numbers
             )

@@ -110,7 +110,7 @@ def test_a_spoilt_learner_goes_back_to_the_checkpoint_and_the_run_goes_on(
     skipped = events(folder, "update_skipped")
     assert [e["update"] for e in skipped] == [60, 61, 62, 63]
     assert all({"output", "loss"} <= set(e["not_finite"]) for e in skipped)
-    assert [Path(e["file"]).is_file() for e in skipped] == [False, True, True, True]
+    assert [Path(e["file"]).is_file() for e in skipped] == [True, False, False, False]
     (back,) = events(folder, "rolled_back")
     assert Path(back["source"]).parent == folder / "checkpoints"
     assert after[0] == after[1]
@@ -119,10 +119,9 @@ def test_a_spoilt_learner_goes_back_to_the_checkpoint_and_the_run_goes_on(
     assert summary["finished"] and summary["metrics"]["rollbacks"] == 1
     assert summary["metrics"]["skipped_total"] == 4
     assert_finite(folder)
-    for event in skipped[1:]:
-        with np.load(event["file"], allow_pickle=False) as saved:
-            assert saved["obs"].shape[0] == saved["importance"].shape[0] == 16
-            assert np.isfinite(saved["obs"]).all()  # it was the weights
+    with np.load(skipped[0]["file"], allow_pickle=False) as saved:
+        assert saved["obs"].shape[0] == saved["importance"].shape[0] == 16
+        assert np.isfinite(saved["obs"]).all()  # it was the weights
 
 
 def test_a_learner_that_never_gets_further_ends_the_run_with_the_reason(tmp_path, capsys, spoil_at):

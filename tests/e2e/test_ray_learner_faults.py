@@ -80,8 +80,7 @@ def test_the_run_steps_down_goes_back_and_ends_well(tmp_path):
     skipped = [e for e in events if e["event"] == "update_skipped"]
     # Three are too few to act on; then the calls in flight count, two of 8 updates each.
     assert skipped[0]["update"] == 150 and 4 <= len(skipped) <= 3 + 2 * 8
-    assert all(Path(e["file"]).is_file() for e in skipped[-8:])
-    assert len(list((run_dir / "bad-batches").iterdir())) <= 8
+    assert [Path(e["file"]).is_file() for e in skipped] == [True] + [False] * (len(skipped) - 1)
     records = [json.loads(x) for x in (run_dir / "metrics.jsonl").read_text().splitlines()]
     versions = [r["weight_version"] for r in records if r["weight_version"] >= 0]
     assert records[-1]["rollbacks"] == 1 and records[-1]["skipped_total"] == len(skipped)

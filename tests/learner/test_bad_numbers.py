@@ -134,15 +134,29 @@ def test_spoilt_weights_are_noticed_and_not_published(tmp_path, layer, kind):
 def test_only_the_newest_files_stay_also_after_a_roll_back(tmp_path):
     learner = make_learner(tmp_path / "bad", keep=3)
     learner.save(tmp_path / "saved")
-    source = Batches({n: "reward" for n in range(9)})
-    first = learner.train(5, source, None).bad_steps
-    assert [Path(s.file).is_file() for s in first] == [False, False, True, True, True]
+    source = Batches({n: "reward" for n in range(0, 20, 2)})
+    first = learner.train(8, source, None).bad_steps
+    assert [Path(s.file).is_file() for s in first] == [False, True, True, True]
     learner.roll_back(tmp_path / "saved")
-    learner.advance_version(5)
-    second = learner.train(2, source, None).bad_steps
-    assert [s.update for s in second] == [0, 1]
+    learner.advance_version(8)
+    second = learner.train(3, source, None).bad_steps
+    assert [s.update for s in second] == [0, 2]
     kept = sorted((tmp_path / "bad").iterdir())
     assert kept == [Path(step.file) for step in (*first[-1:], *second)]
+
+
+def test_the_batch_that_a_row_of_bad_updates_began_with_is_never_pushed_out(tmp_path):
+    learner, began = make_learner(tmp_path / "bad", keep=2), []
+    learner.save(tmp_path / "saved")
+    for n_rows in (1, 2):
+        with torch.no_grad():
+            learner.model.latent_in.weight[0, 0] = torch.nan
+        steps = learner.train(12, Batches({}), None).bad_steps
+        assert len(steps) == 12
+        began.append(Path(steps[0].file))
+        learner.roll_back(tmp_path / "saved")
+        learner.advance_version(100 * n_rows)
+    assert sorted((tmp_path / "bad").iterdir()) == began
 
 
 def test_a_learner_goes_on_where_a_bad_batch_cannot_be_saved(tmp_path, caplog):
