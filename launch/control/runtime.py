@@ -51,6 +51,8 @@ OUT_OF_MEMORY = (
     "OutOfMemoryError",  # torch's, and Ray's where its own killer ended the process
     "MemoryError",
     "DefaultCPUAllocator: can't allocate memory",
+    "CUDA error: out of memory",  # not the allocator's: where a process opens the device
+    "CUBLAS_STATUS_ALLOC_FAILED",  # the same, where it makes its first matrix product
     "running low on memory",  # Ray's killer, in the words of a dead actor
 )
 
