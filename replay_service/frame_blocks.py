@@ -56,7 +56,7 @@ class FrameBlocks:
                 write_array(file, self._rows(block, high_row))
                 file.flush()
                 os.fsync(file.fileno())
-        self._sealed = {name: _stamp(folder / name) for name in names}
+        self._sealed = {name: stamp(folder / name) for name in names}
 
     def load(self, folder: Path, writes: Sequence[int], high_row: int) -> None:
         """Fill the rows; ValueError, before anything is read, for a file that does not fit."""
@@ -69,11 +69,11 @@ class FrameBlocks:
                 with (folder / name).open("rb") as file:
                     step(file, name, self._rows(block, high_row))
         self.writes[:] = counts
-        self._sealed = {name: _stamp(folder / name) for name in names}
+        self._sealed = {name: stamp(folder / name) for name in names}
 
     def _is_sealed(self, path: Path) -> bool:
         try:
-            return self._sealed.get(path.name) == _stamp(path)
+            return self._sealed.get(path.name) == stamp(path)
         except FileNotFoundError:
             return False
 
@@ -86,7 +86,8 @@ class FrameBlocks:
         return self._frames[start : min(start + self._block_rows, high_row)]
 
 
-def _stamp(path: Path) -> Stamp:
+def stamp(path: Path) -> Stamp:
+    """Equal for a file and its hard links, and no other file that was there meanwhile."""
     status = path.stat()
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 

@@ -18,6 +18,8 @@ from collections.abc import Callable, Mapping
 from itertools import count
 from pathlib import Path
 
+from replay_service.frame_blocks import Stamp, stamp
+
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 COUNTERS = "counters.json"
@@ -73,7 +75,7 @@ class CheckpointStore:
         inventory = {
             str(path.relative_to(folder)): {
                 "bytes": path.stat().st_size,
-                "sha256": known.get(_stamp(path)) or _sha256(path),
+                "sha256": known.get(stamp(path)) or _sha256(path),
             }
             for path in files
         }
@@ -186,20 +188,15 @@ def _is_as_listed(path: Path, expected: Mapping[str, object]) -> bool:
         raise CheckpointError(f"{path} can't be read: {error}; use another checkpoint") from error
 
 
-def _known_checksums(previous: Path | None) -> dict[tuple[int, ...], str]:
+def _known_checksums(previous: Path | None) -> dict[Stamp, str]:
     """By file: those of the checkpoint before, which may share files with the new one."""
     if previous is None:
         return {}
     try:
         files = read_json(previous / MANIFEST)["files"]
-        return {_stamp(previous / name): entry["sha256"] for name, entry in files.items()}
+        return {stamp(previous / name): entry["sha256"] for name, entry in files.items()}
     except (CheckpointError, OSError, KeyError, TypeError, AttributeError):
         return {}
-
-
-def _stamp(path: Path) -> tuple[int, ...]:
-    status = path.stat()
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def read_json(path: Path, *, largest_bytes: int | None = None) -> dict[str, object]:
