@@ -120,12 +120,13 @@ class Learner:
         sums: dict[str, float] = defaultdict(float)
         seconds = {"sample_wait": 0.0, "transfer": 0.0, "compute": 0.0, "publish": 0.0}
         for i in range(n_updates):
-            start = time.perf_counter()
             if i % self.config.sample_interval == 0:
+                start = time.perf_counter()
                 drawn = source.next()
-            arrived = time.perf_counter()
-            if i % self.config.sample_interval == 0:
+                arrived = time.perf_counter()
                 batch = drawn.to(self.device)
+                seconds["sample_wait"] += arrived - start
+                seconds["transfer"] += time.perf_counter() - arrived
             sampled = time.perf_counter()
             metrics, priorities = self.update(batch)
             source.update_priorities(batch.handles, priorities)
@@ -133,8 +134,6 @@ class Learner:
             is_due = self.updates % self.config.publish_every == 0
             if sink is not None and is_due and not self._n_bad_in_a_row:
                 sink.push(self.weights())
-            seconds["sample_wait"] += arrived - start
-            seconds["transfer"] += sampled - arrived
             seconds["compute"] += computed - sampled
             seconds["publish"] += time.perf_counter() - computed
             if not self._n_bad_in_a_row:
