@@ -3,10 +3,11 @@
     python benchmarks/replay_memory.py                     # bytes a transition, some seconds
     python benchmarks/replay_memory.py --soak 600          # ten minutes of eviction
 
-Bytes: the columns that a stored step has (`bytes_per_row`), and how much the resident memory of a
-fresh process really grows while a ring of `--fill-mb` fills, both against the bytes of one frame
-and 64 more. A segment stores the steps that its successor repeats and the frames of its first
-stack too; the last column shares them out over the positions that can be sampled.
+Bytes: a ring of `--fill-mb` is filled, and filled once more, with segments of long episodes of
+eight environments in turns, as acting cuts them: each repeats the last steps of the one before it,
+and the frames of their first stack. Then the positions that can be sampled are counted, and the
+bytes of each: those that are in use, as replay reports them, and how much the resident memory of
+the process really grew; both against the bytes of one frame and 64 more.
 
 Soak: add, sample, update priorities, hand segments out and patch them, over a ring so small that
 every add evicts, with texts that change. Prints resident memory over time and its slope, from a
@@ -28,7 +29,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.replay_speed import make_segment, numbered
+from benchmarks.replay_speed import make_segment
 from benchmarks.training_run import machine_line
 from replay_service import (
     GameSpec,
@@ -45,6 +46,8 @@ GAMES = {
     "84x84 RGB": GameSpec((3, 84, 84), "uint8", n_actions=7),
 }
 ALLOWED_BYTES = 64  # beside a frame
+N_ENVS = 8
+N_FRAMES = 509
 SOAK_MB, SOAK_BATCH = 20.0, 64
 N_SEGMENTS_PATCHED = 2
 N_PROMPTS, PROMPT_LENGTH = 50, 400
@@ -57,42 +60,56 @@ def resident_bytes() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def resident_bytes_a_row(spec: GameSpec, fill_mb: float, segment_length: int) -> tuple[float, int]:
-    """Growth of this process's resident memory a stored step while a ring fills; and the steps."""
+class Episodes:
+    """Segments of `length` new steps each, of `N_ENVS` endless episodes in turns."""
+
+    def __init__(self, spec: GameSpec, length: int) -> None:
+        self._template = make_segment(spec, TARGETS.context_steps, length)
+        self._frames = np.random.default_rng(1).integers(
+            0, 256, (N_FRAMES, *spec.obs_shape), dtype=np.uint8
+        )
+        self._length = length
+        self.n_cut = 0
+
+    def next(self) -> Segment:
+        turn, env_id = divmod(self.n_cut, N_ENVS)
+        template = self._template
+        steps = turn * self._length + np.arange(template.n_frames)
+        # Coprime with the number of frames: environments show the same ones, at other times.
+        obs = self._frames[(steps + 101 * env_id) % N_FRAMES]
+        header = replace(template.header, sequence=self.n_cut, env_id=env_id)
+        self.n_cut += 1
+        return replace(template, header=header, obs=obs)
+
+
+def bytes_a_position(spec: GameSpec, fill_mb: float, length: int) -> tuple[float, float, int]:
+    """In use and resident, for each position that can be sampled; and how many those are."""
+    episodes = Episodes(spec, length)
+    warm = Replay(ReplayConfig(capacity_mb=40.0), TARGETS, spec, seed=0)
+    warm.add([episodes.next()])  # compiles
     replay = Replay(ReplayConfig(capacity_mb=fill_mb), TARGETS, spec, seed=0)
-    segment = make_segment(spec, TARGETS.context_steps, segment_length)
-    replay.add([numbered(segment, 0)])  # compiles
-    before, n_before = resident_bytes(), replay.ring.n_rows_used
-    sequence = 1
-    while replay.ring.head + segment.n_frames <= replay.ring.n_rows:
-        replay.add([numbered(segment, sequence)])
-        sequence += 1
-    n_rows = replay.ring.n_rows_used - n_before
-    return (resident_bytes() - before) / n_rows, n_rows
-
-
-def rows_a_position(spec: GameSpec, segment_length: int) -> float:
-    """Stored steps a position that can be sampled, of segments in the middle of an episode."""
-    return (segment_length + TARGETS.context_steps + spec.frame_stack) / segment_length
+    before = resident_bytes()
+    n_wanted = 0
+    while replay.counters.n_pushed <= 2 * n_wanted or not n_wanted:
+        report = replay.add([episodes.next()])
+        if report.n_evicted_positions and not n_wanted:
+            n_wanted = replay.n_positions
+    n_positions = replay.n_positions
+    grown = resident_bytes() - before
+    return report.n_bytes_held / n_positions, grown / n_positions, n_positions
 
 
 def print_bytes(fill_mb: float, segment_lengths: list[int]) -> None:
-    lengths = " | ".join(f"a position, segments of {n}" for n in segment_lengths)
-    print(f"| game | frame + {ALLOWED_BYTES} | columns | resident | over | {lengths} |")
-    print("|---" * (5 + len(segment_lengths)) + "|")
+    print(f"| game | segments of | positions | frame + {ALLOWED_BYTES} | in use | resident |")
+    print("|---" * 6 + "|")
     for name, spec in GAMES.items():
         goal = int(np.prod(spec.obs_shape)) + ALLOWED_BYTES
-        columns = ReplayConfig().bytes_per_row(spec)
-        # A process of its own: memory that another ring gave back would be taken first.
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            resident, n_rows = pool.apply(resident_bytes_a_row, (spec, fill_mb, 200))
-        shares = (resident * rows_a_position(spec, n) for n in segment_lengths)
-        cells = " | ".join(f"{share:,.0f}, {share / goal - 1:+.1%}" for share in shares)
-        print(
-            f"| {name}, {n_rows:,} steps | {goal:,} | {columns:,}, {columns / goal - 1:+.1%} "
-            f"| {resident:,.0f} | {resident / goal - 1:+.1%} | {cells} |",
-            flush=True,
-        )
+        for length in segment_lengths:
+            # A process of its own: memory that another ring gave back would be taken first.
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                used, resident, n = pool.apply(bytes_a_position, (spec, fill_mb, length))
+            cells = (f"{share:,.0f}, {share / goal - 1:+.1%}" for share in (used, resident))
+            print(f"| {name} | {length} | {n:,} | {goal:,} | {' | '.join(cells)} |", flush=True)
 
 
 class Soak:
@@ -174,7 +191,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--fill-mb", type=float, default=400.0)
-    parser.add_argument("--segments", type=int, nargs="+", default=[40, 100, 400])
+    parser.add_argument("--segments", type=int, nargs="+", default=[20, 40, 100, 400])
     parser.add_argument("--soak", type=float, default=0.0, metavar="SECONDS")
     options = parser.parse_args()
     torch.set_num_threads(1)

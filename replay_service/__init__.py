@@ -10,9 +10,9 @@ from replay_service.config import ReplayConfig, check_capacity
 from replay_service.joint import JointTextSource
 from replay_service.placement import choose_device
 from replay_service.reanalysis import ReanalysisRequest, ReanalysisSource, TargetPatch
-from replay_service.replay import AddReport, Replay
+from replay_service.replay import Replay
 from replay_service.segment import GameSpec, Segment, SegmentHeader
-from replay_service.statistics import merge_stats, stat_line
+from replay_service.statistics import AddReport, merge_stats, stat_line
 from replay_service.targets import Batch, BatchHandles, Handles, TargetConfig, TextBatch
 
 __all__ = [

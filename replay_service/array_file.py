@@ -25,10 +25,10 @@ def write_array(file: IO[bytes], tensor: Tensor) -> None:
         file.write(tensor[rows].cpu().contiguous().numpy().reshape(-1).view(np.uint8).data)
 
 
-def check_array(file: IO[bytes], name: str, out: Tensor, *, is_wide: bool = False) -> None:
-    """ValueError unless the file holds what belongs into `out`; is_wide: as 64 bit integers."""
+def check_array(file: IO[bytes], name: str, out: Tensor) -> None:
+    """ValueError unless the file holds what belongs into `out`."""
     shape, dtype = _read_header(file)
-    expected = np.dtype(np.int64) if is_wide else out[:0].cpu().numpy().dtype
+    expected = out[:0].cpu().numpy().dtype
     if shape != tuple(out.shape) or dtype != expected:
         raise ValueError(f"{name} is {dtype} {shape}, expected {expected} {tuple(out.shape)}")
 

@@ -6,7 +6,13 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from replay_service.segment import GameSpec
-from replay_service.storage import ScalarType, bytes_per_row
+from replay_service.storage import (
+    ScalarType,
+    bytes_per_step,
+    frame_bytes,
+    row_bytes,
+    rows_per_frame,
+)
 from replay_service.targets import TargetConfig
 
 _CHOICES = {
@@ -86,12 +92,20 @@ class ReplayConfig:
             min_positions=-(-self.min_positions // self.num_shards),
         )
 
-    def bytes_per_row(self, spec: GameSpec) -> int:
-        return bytes_per_row(spec, self.scalars)
+    def bytes_per_step(self, spec: GameSpec) -> float:
+        return bytes_per_step(spec, self.scalars)
+
+    def n_frames(self, spec: GameSpec) -> int:
+        """Different frames the ring can hold; as many steps, when no segment repeats any."""
+        return int(self.capacity_mb * 1e6 / self.bytes_per_step(spec))
 
     def n_rows(self, spec: GameSpec) -> int:
-        """Steps and trailing frames the ring can hold."""
-        return int(self.capacity_mb * 1e6 / self.bytes_per_row(spec))
+        """Steps and trailing frames the ring can hold; those of two segments may share frames."""
+        return int(self.n_frames(spec) * rows_per_frame(spec, self.scalars))
+
+    def n_bytes(self, spec: GameSpec, n_rows: int, n_frames: int) -> int:
+        """Memory of that many."""
+        return n_rows * row_bytes(spec, self.scalars) + n_frames * frame_bytes(spec)
 
 
 def check_capacity(
@@ -115,14 +129,14 @@ def check_capacity(
     rows_per_segment = segment_steps + targets.context_steps + spec.frame_stack
     n_segments = -(-n_wanted // segment_steps)
     n_needed = rows_per_segment * (n_segments + 1 if n_segments > 1 else 1)
-    n_rows = shard.n_rows(spec)
-    if n_rows < n_needed:
-        n_bytes = config.bytes_per_row(spec)
+    n_held = shard.n_frames(spec)
+    if n_held < n_needed:
+        n_bytes = config.bytes_per_step(spec)
         needed_mb = n_shards * (n_needed + 1) * n_bytes / 1e6
         each = f" in each of num_shards={n_shards}" if n_shards > 1 else ""
         raise ValueError(
-            f"capacity_mb={config.capacity_mb} holds {n_rows} steps of {n_bytes} bytes{each}, but "
-            f"min_positions={config.min_positions} and batch_size={batch_size} need "
+            f"capacity_mb={config.capacity_mb} holds {n_held} steps of {n_bytes:.0f} bytes"
+            f"{each}, but min_positions={config.min_positions} and batch_size={batch_size} need "
             f"{n_needed}{each and ' there'}; raise replay.capacity_mb to {needed_mb:.3g} or more, "
             "or lower the others"
         )

@@ -1,7 +1,7 @@
-"""Frames on disk, in blocks of rows that are written once and shared by later snapshots.
+"""Frames on disk, in blocks of slots that are written once and shared by later snapshots.
 
-Frames are nearly all of a replay's bytes, and a row's frame stays as it is until its segment is
-evicted. So a snapshot writes the blocks that got new rows and takes the others from the snapshot
+Frames are nearly all of a replay's bytes, and a slot's frame stays as it is until its segments are
+evicted. So a snapshot writes the blocks that got new frames and takes the others from the snapshot
 before it, as hard links: each folder is whole, and a block's bytes are gone from the disk with the
 last folder that has it.
 """
@@ -25,49 +25,48 @@ Stamp = tuple[int, int, int, int]  # what tells one file from another: device, i
 
 
 class FrameBlocks:
-    """The blocks of one ring's frame column [n_rows, *frame]; owned by its Replay.
+    """The blocks of a store's frames [n_slots, *frame]; owned by that store.
 
-    writes: per block, how often rows were put into it; part of its file's name
+    writes: per block, how often frames were put into it; part of its file's name
     """
 
     def __init__(self, frames: Tensor) -> None:
-        n_rows = len(frames)
-        row_bytes = frames.element_size() * frames.numel() // n_rows
+        n_slots = len(frames)
+        frame_bytes = frames.element_size() * frames.numel() // n_slots
         self._frames = frames
-        self._block_rows = min(max(BLOCK_BYTES // row_bytes, 1), n_rows)
-        self.writes: NDArray[np.int64] = np.zeros(-(-n_rows // self._block_rows), np.int64)
+        self._block_slots = min(max(BLOCK_BYTES // frame_bytes, 1), n_slots)
+        self.writes: NDArray[np.int64] = np.zeros(-(-n_slots // self._block_slots), np.int64)
         # The files this replay wrote or read last: those of others may have the same names.
         self._sealed: dict[str, Stamp] = {}
 
-    def touch(self, rows: slice) -> None:
-        """Rows got new frames."""
-        last = (rows.stop - 1) // self._block_rows
-        self.writes[rows.start // self._block_rows : last + 1] += 1
+    def touch(self, slots: NDArray[np.integer]) -> None:
+        """Slots got new frames."""
+        self.writes[np.unique(slots // self._block_slots)] += 1
 
-    def save(self, folder: Path, high_row: int, previous: Path | None) -> None:
-        """Put files of rows 0 .. high_row - 1 into `folder`; `previous` is an older snapshot's."""
-        names = self._names(self.writes, high_row)
+    def save(self, folder: Path, high_slot: int, previous: Path | None) -> None:
+        """Put the slots below high_slot into `folder`; `previous` is an older snapshot's."""
+        names = self._names(self.writes, high_slot)
         for block, name in enumerate(names):
             path = folder / name
             if previous is not None and self._is_sealed(previous / name):
                 _link(previous / name, path)
                 continue
             with path.open("wb") as file:
-                write_array(file, self._rows(block, high_row))
+                write_array(file, self._slots(block, high_slot))
                 file.flush()
                 os.fsync(file.fileno())
         self._sealed = {name: stamp(folder / name) for name in names}
 
-    def load(self, folder: Path, writes: Sequence[int], high_row: int) -> None:
-        """Fill the rows; ValueError, before anything is read, for a file that does not fit."""
+    def load(self, folder: Path, writes: Sequence[int], high_slot: int) -> None:
+        """Fill the slots; ValueError, before anything is read, for a file that does not fit."""
         if len(writes) != len(self.writes):
             raise ValueError(f"{len(writes)} blocks of frames, expected {len(self.writes)}")
         counts = np.asarray(writes, np.int64)
-        names = self._names(counts, high_row)
+        names = self._names(counts, high_slot)
         for step in (check_array, read_array):
             for block, name in enumerate(names):
                 with (folder / name).open("rb") as file:
-                    step(file, name, self._rows(block, high_row))
+                    step(file, name, self._slots(block, high_slot))
         self.writes[:] = counts
         self._sealed = {name: stamp(folder / name) for name in names}
 
@@ -77,13 +76,13 @@ class FrameBlocks:
         except FileNotFoundError:
             return False
 
-    def _names(self, writes: NDArray[np.int64], high_row: int) -> list[str]:
-        n_blocks = -(-high_row // self._block_rows)
+    def _names(self, writes: NDArray[np.int64], high_slot: int) -> list[str]:
+        n_blocks = -(-high_slot // self._block_slots)
         return [f"frames-{block:05d}-{writes[block]:09d}.npy" for block in range(n_blocks)]
 
-    def _rows(self, block: int, high_row: int) -> Tensor:
-        start = block * self._block_rows
-        return self._frames[start : min(start + self._block_rows, high_row)]
+    def _slots(self, block: int, high_slot: int) -> Tensor:
+        start = block * self._block_slots
+        return self._frames[start : min(start + self._block_slots, high_slot)]
 
 
 def stamp(path: Path) -> Stamp:

@@ -164,7 +164,7 @@ def make_request(ring: SegmentRing, stored: StoredSegment, shard: int) -> Reanal
         handles=Handles(shard, slot, ring.read("generation", steps).view(np.int64)),
         n_trainable=stored.n_trainable,
         target_version=int(ring.read("target_version", stored.trainable).view(np.int32).min()),
-        obs=ring.read("obs", stored.rows),
+        obs=ring.read_frames(stored),
         action=ring.read("action", steps).view(np.int16),
         legal=ring.read("legal", steps).view(np.bool_) if "legal" in ring.tensors else None,
         prompt=prompt,

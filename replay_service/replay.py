@@ -8,7 +8,6 @@ neither `sample` nor `update_priorities` waits for it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +16,15 @@ from torch import Tensor
 
 from replay_service import snapshot
 from replay_service.config import ReplayConfig, check_capacity
-from replay_service.frame_blocks import FrameBlocks
+from replay_service.frame_store import Incoming
 from replay_service.joint import ShareReply, ShareRequest
 from replay_service.live_segments import LiveSegments
+from replay_service.old_snapshot import OldSegment
 from replay_service.placement import choose_device, upload
 from replay_service.reanalysis import ReanalysisRequest, TargetPatch, apply_patch, make_request
 from replay_service.segment import GameSpec, Segment
 from replay_service.staleness import Aged, Staleness
-from replay_service.statistics import replay_stats
+from replay_service.statistics import AddReport, replay_stats
 from replay_service.storage import SegmentRing
 from replay_service.tally import SampledRows, SampleTally, StageTimer
 from replay_service.targets import (
@@ -37,22 +37,6 @@ from replay_service.targets import (
 )
 from replay_service.text_sampler import TextSampler
 from replay_service.torch_sampler import make_sampler
-
-
-@dataclass(frozen=True, slots=True)
-class AddReport:
-    """What became of the segments of one `add`; positions are the trainable ones.
-
-    n_bytes: ring memory that they took; n_bytes_held: all that the shard holds now
-    """
-
-    n_positions: int
-    n_duplicates: int
-    n_rejected: int
-    n_evicted_positions: int
-    reasons: tuple[str, ...] = ()  # one per rejected segment
-    n_bytes: int = 0
-    n_bytes_held: int = 0
 
 
 class Replay:
@@ -83,12 +67,12 @@ class Replay:
         self.ring = SegmentRing(
             spec,
             n_rows,
+            config.n_frames(spec),
             max_characters=int(config.text_mb * 1e6),
             scalars=config.scalars,
             device=self.device,
             first_generation=first_generation,
         )
-        self.frame_blocks = FrameBlocks(self.ring.tensors["obs"])
         self.sampler = make_sampler(config, n_rows, self.device)
         self.rng, text_rng = (
             np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(2)
@@ -106,6 +90,12 @@ class Replay:
         """Positions that may start a sample now."""
         return self.counters.n_positions
 
+    @property
+    def n_bytes(self) -> int:
+        """Ring memory of all that is held; texts are apart."""
+        ring = self.ring
+        return self.config.n_bytes(self.spec, ring.n_rows_used, ring.frames.n_used)
+
     def add(self, segments: Sequence[Segment]) -> AddReport:
         """Store segments; the oldest make room. ValueError for one that could never fit.
 
@@ -115,7 +105,7 @@ class Replay:
         """
         for segment in segments:
             self.ring.refuse_if_too_large(segment)
-        n_added = n_duplicates = n_evicted = n_rows = 0
+        n_added = n_duplicates = n_evicted = n_bytes = 0
         reasons = []
         for segment in segments:
             if self.segments.is_known(segment.header.segment_id):
@@ -128,25 +118,36 @@ class Replay:
             if self.staleness.is_too_old(segment.header.weight_version_max):
                 self.counters.n_dropped_too_old += 1
                 continue
-            while self.ring.room_for(segment) is not None:
-                n_evicted += self._evict_oldest()
-            self._store(segment)
+            incoming, n_lost = self._make_room(segment)
+            n_evicted += n_lost
+            n_bytes += self._store(incoming)
             n_added += segment.n_trainable
-            n_rows += segment.n_frames
             self._mask_too_old()
         self.counters.n_pushed += n_added
         self.counters.n_duplicates += n_duplicates
         self.counters.n_rejected += len(reasons)
-        row_bytes = self.config.bytes_per_row(self.spec)
         return AddReport(
             n_added,
             n_duplicates,
             len(reasons),
             n_evicted,
             tuple(reasons),
-            n_bytes=n_rows * row_bytes,
-            n_bytes_held=self.ring.n_rows_used * row_bytes,
+            n_bytes=n_bytes,
+            n_bytes_held=self.n_bytes,
         )
+
+    def take_over(self, old: OldSegment) -> None:
+        """Store a segment that a snapshot of an older format held; the oldest make room."""
+        incoming, _ = self._make_room(old.segment)
+        self._store(incoming)
+        stored = self.ring.live[-1]
+        steps = slice(stored.start, stored.start + len(old.segment))
+        self.ring.write("target_version", steps, old.target_version)
+
+    def note_newest(self, version: int) -> None:
+        """Somebody speaks of weights of that version: play that lags too far is not sampled."""
+        self.staleness.note(version)
+        self._mask_too_old()
 
     def sample(self, batch_size: int, newest_version: int | None = None) -> Batch:
         """Draw start positions in proportion to priority^alpha and build their windows.
@@ -156,7 +157,7 @@ class Replay:
         """
         self._check_draw(batch_size)
         if newest_version is not None:
-            self._note_newest(newest_version)
+            self.note_newest(newest_version)
         self.timer.start()
         beta = self.config.beta(self.counters.n_batches)
         slots, importance = self.sampler.draw(batch_size, self.n_positions, beta, self.rng)
@@ -167,7 +168,7 @@ class Replay:
         """Draw the rows of a batch that is made by several shards; see `joint.py`."""
         if request.n_rows < 0:
             raise ValueError(f"n_rows must not be negative, got {request.n_rows}")
-        self._note_newest(request.newest_version)
+        self.note_newest(request.newest_version)
         self.counters.n_batches = max(self.counters.n_batches, request.n_batches)
         mass = self.sampler.total if self.n_positions else 0.0
         batch, probability = None, np.empty(0)
@@ -284,10 +285,6 @@ class Replay:
         """Continue exactly where `save` was called; ValueError names a file that does not fit."""
         snapshot.load(self, folder)
 
-    def _note_newest(self, version: int) -> None:
-        self.staleness.note(version)
-        self._mask_too_old()
-
     def _check_draw(self, batch_size: int) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
@@ -296,15 +293,25 @@ class Replay:
                 "replay holds no trainable position to sample from; add segments first"
             )
 
-    def _store(self, segment: Segment) -> None:
-        stored = self.ring.append(segment)
-        self.frame_blocks.touch(stored.rows)
+    def _make_room(self, segment: Segment) -> tuple[Incoming, int]:
+        """Evicts until it fits; returns how many positions less may start a sample then."""
+        incoming, n_lost = self.ring.frames.recognise(segment), 0
+        while self.ring.room_for(incoming) is not None:
+            n_lost += self._evict_oldest()
+        return incoming, n_lost
+
+    def _store(self, incoming: Incoming) -> int:
+        """Returns how many bytes of the ring it takes."""
+        segment, frames = incoming.segment, self.ring.frames
+        n_used = frames.n_used
+        stored = self.ring.append(incoming)
         self.sampler.insert(stored.start, segment.priority[: segment.n_trainable])
         self.text_sampler.insert(stored)
         self.segments.insert(stored)
         self.counters.n_positions += stored.n_trainable
         self.staleness.note(segment.header.weight_version_max)
         self.staleness.insert(Aged(segment.header.weight_version_min, stored.segment_id))
+        return self.config.n_bytes(self.spec, stored.n_rows, frames.n_used - n_used)
 
     def _mask_too_old(self) -> None:
         """Stop sampling segments played with weights that are too old, oldest weights first.

@@ -22,8 +22,9 @@ from ray.actor import ActorHandle
 from replay_service.config import ReplayConfig
 from replay_service.joint import ShareReply, ShareRequest
 from replay_service.reanalysis import ReanalysisRequest, TargetPatch
-from replay_service.replay import AddReport, Replay
+from replay_service.replay import Replay
 from replay_service.segment import GameSpec, Segment
+from replay_service.statistics import AddReport
 from replay_service.sum_tree import SumTree
 from replay_service.targets import Batch, BatchHandles, Handles, TargetConfig, TextBatch
 

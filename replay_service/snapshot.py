@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from replay_service.array_file import check_array, read_array, write_array
+from replay_service.old_snapshot import OLD_VERSIONS, read_old
 from replay_service.segment import pack_json, unpack_json
 from replay_service.staleness import Aged
 from replay_service.storage import StoredSegment
@@ -32,11 +33,9 @@ if TYPE_CHECKING:
 
 ARRAYS_FILE = "replay.npz"
 STATE_FILE = "replay.json"
-FRAMES = "obs"
-FORMAT_VERSION = 4
-# Version 1 had no target versions, no order of refreshing, and 64 bit weight versions; version 2
-# did not count batches apart from the draws of a shard; up to version 3 frames were in replay.npz.
-READABLE_VERSIONS = (1, 2, 3, 4)
+FORMAT_VERSION = 5
+READABLE_VERSIONS = (*OLD_VERSIONS, FORMAT_VERSION)
+_UNREADABLE = (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile)
 
 
 @dataclass(slots=True)
@@ -71,7 +70,8 @@ def save(replay: Replay, folder: Path, previous: Path | None = None) -> None:
     """
     replay.settle()
     folder.mkdir(parents=True, exist_ok=True)
-    replay.frame_blocks.save(folder, replay.ring.high_row, previous)
+    frames = replay.ring.frames
+    frames.blocks.save(folder, frames.high_slot, previous)
     with open(folder / ARRAYS_FILE, "wb") as file:
         with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
             for name, tensor in _saved_tensors(replay):
@@ -96,20 +96,54 @@ def load(replay: Replay, folder: Path) -> None:
     assert replay.ring.high_row == 0, "load into a replay that already holds segments"
     state = _read_state(folder / STATE_FILE)
     _check_state(replay, state, folder / STATE_FILE)
+    if state["format_version"] in OLD_VERSIONS:
+        _load_old(replay, folder, state)
+        return
     path = folder / ARRAYS_FILE
     try:
         with zipfile.ZipFile(path) as archive:
             drawn = _read_arrays(replay, state, archive)
-            with archive.open("text.npy") as member:
-                texts = unpack_json(np.load(io.BytesIO(member.read()), allow_pickle=False))
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            texts = unpack_json(_read_whole(archive, "text"))
+            free_slots = _read_whole(archive, "free_slots")
+    except _UNREADABLE as error:
         raise ValueError(f"{path} is not a readable replay snapshot: {error}") from error
-    if "frame_writes" in state:
-        try:
-            replay.frame_blocks.load(folder, state["frame_writes"], state["high_row"])
-        except (OSError, ValueError, EOFError) as error:
-            raise ValueError(f"{folder} holds no readable frames: {error}") from error
-    _restore(replay, state, texts, drawn)
+    live = [_stored(entry) for entry in state["live"]]
+    frames = replay.ring.frames
+    try:
+        frames.blocks.load(folder, state["frame_writes"], state["high_slot"])
+        slots = [replay.ring.read("frame", stored.rows).view(np.int32) for stored in live]
+        frames.restore(live, slots, free_slots, state["high_slot"])
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{folder} holds no readable frames: {error}") from error
+    _restore(replay, state, texts, drawn, live)
+
+
+def _stored(entry: dict[str, Any]) -> StoredSegment:
+    return StoredSegment(**entry | {"segment_id": tuple(entry["segment_id"])})
+
+
+def _read_whole(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
+    """A column of its own length."""
+    with archive.open(f"{name}.npy") as member:
+        array: NDArray[Any] = np.load(io.BytesIO(member.read()), allow_pickle=False)
+        return array
+
+
+def _load_old(replay: Replay, folder: Path, state: dict[str, Any]) -> None:
+    """Put the segments of an older format in, once more."""
+    try:
+        held = read_old(folder, ARRAYS_FILE, state, replay.spec)
+    except _UNREADABLE as error:
+        raise ValueError(f"{folder} is not a readable replay snapshot: {error}") from error
+    for actor, incarnation, sequence in state["evicted_sequence"]:
+        replay.segments.evicted_sequence[actor, incarnation] = sequence
+    for old in held:
+        replay.take_over(old)
+    replay.note_newest(state["counters"].get("newest_version", -1))
+    n_positions = replay.n_positions
+    _restore_draws(replay, state)
+    replay.counters.n_positions = n_positions
+    _restore_refresh_order(replay, state)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,19 +165,12 @@ def _read_arrays(replay: Replay, state: dict[str, Any], archive: zipfile.ZipFile
     )
     targets = {name: tensor[:high_row] for name, tensor in ring.tensors.items()}
     targets |= {name: torch.from_numpy(getattr(drawn, name)) for name in _Drawn.__slots__}
-    is_old = state["format_version"] == 1
-    if is_old:
-        del targets["target_version"]
-    if "frame_writes" in state:
-        del targets[FRAMES]
     for name, out in targets.items():
         with archive.open(f"{name}.npy") as member:
-            check_array(member, name, out, is_wide=is_old and name == "weight_version")
+            check_array(member, name, out)
     for name, out in targets.items():
         with archive.open(f"{name}.npy") as member:
             read_array(member, name, out)
-    if is_old:
-        ring.tensors["target_version"][:high_row] = ring.tensors["weight_version"][:high_row]
     return drawn
 
 
@@ -151,8 +178,8 @@ def _saved_tensors(replay: Replay) -> Iterator[tuple[str, Tensor]]:
     """The rows ever written, by the name they have in the file; frames are apart."""
     high_row = replay.ring.high_row
     for name, tensor in replay.ring.tensors.items():
-        if name != FRAMES:
-            yield name, tensor[:high_row]
+        yield name, tensor[:high_row]
+    yield "free_slots", torch.from_numpy(replay.ring.frames.free_slots)
     priority, weights = replay.sampler.columns(high_row)
     yield "priority", priority
     yield "sample_weight", weights
@@ -182,7 +209,9 @@ def _state(replay: Replay) -> dict[str, object]:
         "alpha": replay.config.exponent,
         "priority_floor": replay.config.priority_floor,
         "high_row": replay.ring.high_row,
-        "frame_writes": replay.frame_blocks.writes.tolist(),
+        "n_frames": replay.ring.frames.n_slots,
+        "high_slot": replay.ring.frames.high_slot,
+        "frame_writes": replay.ring.frames.blocks.writes.tolist(),
         "head": replay.ring.head,
         "live": [asdict(stored) for stored in replay.ring.live],
         "refresh_order": replay.segments.refresh_queue.segment_ids,
@@ -209,7 +238,8 @@ def _read_state(path: Path) -> dict[str, Any]:
 
 def _check_state(replay: Replay, state: dict[str, Any], path: Path) -> None:
     expected = _state(replay)
-    optional = set() if state.get("format_version") == FORMAT_VERSION else {"frame_writes"}
+    is_old = state.get("format_version") in OLD_VERSIONS
+    optional = {"frame_writes", "n_frames", "high_slot"} if is_old else set()
     missing = sorted(set(expected) - set(state) - optional)
     if missing:
         raise ValueError(f"{path} lacks {', '.join(missing)}")
@@ -221,7 +251,8 @@ def _check_state(replay: Replay, state: dict[str, Any], path: Path) -> None:
             f"{path} has format_version={state['format_version']}, this program reads "
             f"{READABLE_VERSIONS}; resume with the program that saved it"
         )
-    for name in ("spec", "scalars", "n_rows", "alpha", "priority_floor"):
+    sizes = () if is_old else ("n_rows", "n_frames")
+    for name in ("spec", "scalars", *sizes, "alpha", "priority_floor"):
         if state[name] != expected[name]:
             raise ValueError(
                 f"{path} was saved with {name}={state[name]}, this replay has {expected[name]}; "
@@ -234,35 +265,42 @@ def _plain(value: object) -> object:
 
 
 def _restore(
-    replay: Replay, state: dict[str, Any], texts: dict[str, list[Any]], drawn: _Drawn
+    replay: Replay,
+    state: dict[str, Any],
+    texts: dict[str, list[Any]],
+    drawn: _Drawn,
+    live: list[StoredSegment],
 ) -> None:
     ring = replay.ring
     ring.high_row, ring.head = state["high_row"], state["head"]
-    for entry in state["live"]:
-        entry["segment_id"] = tuple(entry["segment_id"])
-        stored = StoredSegment(**entry)
-        ring.live.append(stored)
-        ring.n_rows_used += stored.n_rows
+    ring.live.extend(live)
+    ring.n_rows_used = sum(stored.n_rows for stored in live)
     ring.restore_text(
         prompts=dict(texts["prompt"]),
         options={text_id: tuple(row) for text_id, row in texts["options"]},
     )
     # Parents are a function of the leaves, so the trees come back bit for bit.
     replay.text_sampler.tree.set_span(0, ring.high_row, drawn.text_weight)
+    replay.sampler.restore(drawn.priority, drawn.sample_weight)
+    _restore_draws(replay, state)
+    _restore_segments(replay, state, drawn)
+    _restore_refresh_order(replay, state)
+
+
+def _restore_draws(replay: Replay, state: dict[str, Any]) -> None:
+    """Counters and random streams."""
     counters = state["counters"]
     replay.counters = Counters(**{"n_batches": counters["n_samples"], **counters})
     sampler = replay.sampler
-    sampler.restore(drawn.priority, drawn.sample_weight)
     sampler.n_stale = replay.counters.n_stale
     sampler.n_invalid = state["n_invalid_priorities"]
     sampler.highest = state["highest_priority"]
-    _restore_segments(replay, state, drawn)
     replay.rng.bit_generator.state = state["rng"]
     replay.text_sampler.rng.bit_generator.state = state["text_rng"]
 
 
 def _restore_segments(replay: Replay, state: dict[str, Any], drawn: _Drawn) -> None:
-    """Which segments are known, masked, and next to be refreshed."""
+    """Which segments are known and masked."""
     segments, staleness = replay.segments, replay.staleness
     for actor, incarnation, sequence in state["evicted_sequence"]:
         segments.evicted_sequence[actor, incarnation] = sequence
@@ -274,9 +312,14 @@ def _restore_segments(replay: Replay, state: dict[str, Any], drawn: _Drawn) -> N
             continue
         version = replay.ring.read("weight_version", slice(stored.start, stored.start + 1))[0]
         staleness.insert(Aged(int(version), stored.segment_id))
-    for entry in state["refresh_order"]:
-        segments.refresh_queue.remove(tuple(entry))
-        segments.refresh_queue.insert(tuple(entry))
+
+
+def _restore_refresh_order(replay: Replay, state: dict[str, Any]) -> None:
+    queue = replay.segments.refresh_queue
+    for segment_id in map(tuple, state["refresh_order"]):
+        queue.remove(segment_id)
+        if replay.segments.get(segment_id) is not None:
+            queue.insert(segment_id)
 
 
 def _sync(file: IO[Any]) -> None:

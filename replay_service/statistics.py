@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,22 @@ if TYPE_CHECKING:
 MAX_PERCENTILE_POSITIONS = 16_384
 
 
+@dataclass(frozen=True, slots=True)
+class AddReport:
+    """What became of the segments of one `add`; positions are the trainable ones.
+
+    n_bytes: ring memory that they took; n_bytes_held: all that the shard holds now
+    """
+
+    n_positions: int
+    n_duplicates: int
+    n_rejected: int
+    n_evicted_positions: int
+    reasons: tuple[str, ...] = ()  # one per rejected segment
+    n_bytes: int = 0
+    n_bytes_held: int = 0
+
+
 def replay_stats(replay: Replay) -> dict[str, float]:
     """Metrics by name; percentiles come from at most 16,384 evenly spaced positions."""
     counters, ring, sampler = replay.counters, replay.ring, replay.sampler
@@ -24,7 +41,9 @@ def replay_stats(replay: Replay) -> dict[str, float]:
     p50, p90, p99 = np.percentile(priority, (50, 90, 99))
     stage_ms = replay.timer.read_ms()
     return {
-        "replay_fill_rate": ring.n_rows_used / ring.n_rows,
+        "replay_fill_rate": max(
+            ring.n_rows_used / ring.n_rows, ring.frames.n_used / ring.frames.n_slots
+        ),
         "replay_positions": float(replay.n_positions),
         "replay_mass": sampler.total,
         "replay_push_total": float(counters.n_pushed),
@@ -42,7 +61,7 @@ def replay_stats(replay: Replay) -> dict[str, float]:
         "replay_duplicate_total": float(counters.n_duplicates),
         "replay_rejected_total": float(counters.n_rejected),
         "replay_invalid_priority_total": float(sampler.n_invalid),
-        "replay_bytes": float(ring.n_rows_used * replay.config.bytes_per_row(replay.spec)),
+        "replay_bytes": float(replay.n_bytes),
         "replay_too_old_dropped_total": float(counters.n_dropped_too_old),
         "replay_too_old_masked_total": float(counters.n_masked_too_old),
         "replay_patch_applied_total": float(counters.n_patched),

@@ -2,8 +2,9 @@
 
 Memory is reserved at construction and touched only as it fills. A segment lies in consecutive
 rows, so adding is one memory copy per column; the end of the ring may stay unused for up to one
-segment. Every row has a generation that grows when its segment is evicted. Columns lie on the
-ring's device, the queue of segments and the ids of texts on the host.
+segment. Frames lie apart, since segments repeat those of their overlap: a row says which is its
+frame (`frame_store.py`). Every row has a generation that grows when its segment is evicted. Columns
+lie on the ring's device, the queue of segments and the ids of texts on the host.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from replay_service.frame_store import BOOKKEEPING_BYTES, FrameStore, Incoming
 from replay_service.placement import download, reserve, upload
 from replay_service.segment import GameSpec, Segment
 from replay_service.targets import (
@@ -33,17 +35,33 @@ ScalarType = Literal["float16", "float32"]
 HOST_COLUMNS = ("prompt", "options")  # ids of texts, which never leave the host
 
 _TREE_BYTES = 9  # 8 per leaf and the inner nodes' 8/15
+_SLOT_BYTES = 4  # of a row: which slot its frame is in, as the host knows it on any device
+# Where frames are most of a row, there are more rows than frames, so that segments that share
+# frames fill both: with overlaps of 15, segments from 30 steps on.
+_LARGE_FRAME = 4.0
+_ROWS_PER_LARGE_FRAME = 1.5
 
 
 @dataclass(frozen=True, slots=True)
 class StoredSegment:
-    """Where a live segment lies: n_rows rows from start on, of which n_trainable are drawable."""
+    """Where a live segment lies: n_rows rows from start on, of which n_trainable are drawable.
+
+    env_id, tail_digest: which environment played it, and what its successor will begin with; ""
+                         at the end of an episode
+    """
 
     segment_id: SegmentId
     start: int
     n_rows: int
     n_trainable: int
     has_text: bool
+    env_id: int
+    tail_digest: str
+
+    @property
+    def env_key(self) -> tuple[int, int, int]:
+        """Of the environment, among all that actors ever had."""
+        return (*self.segment_id[:2], self.env_id)
 
     @property
     def rows(self) -> slice:
@@ -59,7 +77,7 @@ def column_layout(
 ) -> dict[str, tuple[str, tuple[int, ...]]]:
     """dtype and shape of one row of every column; `legal` exists once a segment brings it."""
     return {
-        "obs": (spec.obs_dtype, spec.obs_shape),
+        "frame": ("int32", ()),
         "action": ("int16", ()),
         "reward": ("float32", ()),
         "policy": (scalars, (spec.n_actions,)),
@@ -75,11 +93,28 @@ def column_layout(
     }
 
 
-def bytes_per_row(spec: GameSpec, scalars: ScalarType = "float16") -> int:
-    """Ring memory per step: the columns, the priority, and the leaves of both sum trees."""
+def frame_bytes(spec: GameSpec) -> int:
+    """Memory of a frame that is held once."""
+    n_bytes = np.dtype(spec.obs_dtype).itemsize * int(np.prod(spec.obs_shape))
+    return n_bytes + BOOKKEEPING_BYTES
+
+
+def row_bytes(spec: GameSpec, scalars: ScalarType = "float16") -> int:
+    """Memory of a step beside its frame: columns, priority, and the leaves of both sum trees."""
     layout = column_layout(spec, scalars).values()
     n_bytes = sum(np.dtype(dtype).itemsize * int(np.prod(shape)) for dtype, shape in layout)
-    return n_bytes + np.dtype(np.float32).itemsize + 2 * _TREE_BYTES
+    return n_bytes + np.dtype(np.float32).itemsize + 2 * _TREE_BYTES + _SLOT_BYTES
+
+
+def rows_per_frame(spec: GameSpec, scalars: ScalarType = "float16") -> float:
+    """How many rows a ring has for each frame."""
+    is_large = frame_bytes(spec) > _LARGE_FRAME * row_bytes(spec, scalars)
+    return _ROWS_PER_LARGE_FRAME if is_large else 1.0
+
+
+def bytes_per_step(spec: GameSpec, scalars: ScalarType = "float16") -> float:
+    """Ring memory for each frame that there is room for, with its share of the rows."""
+    return frame_bytes(spec) + rows_per_frame(spec, scalars) * row_bytes(spec, scalars)
 
 
 class SegmentRing:
@@ -89,6 +124,7 @@ class SegmentRing:
         self,
         spec: GameSpec,
         n_rows: int,
+        n_frames: int,
         max_characters: int,
         *,
         scalars: ScalarType = "float16",
@@ -100,6 +136,7 @@ class SegmentRing:
         self.max_characters = max_characters
         self.device = torch.device(device)
         self.layout = column_layout(spec, scalars)
+        self.frames = FrameStore(spec, n_frames, self.device)
         self.live: deque[StoredSegment] = deque()
         self.n_rows_used = 0
         self.head = 0  # row where the next segment goes if it fits before the end
@@ -126,9 +163,10 @@ class SegmentRing:
     def columns(self) -> Columns:
         """The columns that batches are built from."""
         if self._columns is None:
-            legal = self.tensors.get("legal")
+            held = self.tensors | {"obs": self.frames.frames}
+            legal = held.get("legal")
             names = (name for name in Columns.__dataclass_fields__ if name != "legal")
-            self._columns = Columns(legal=legal, **{name: self.tensors[name] for name in names})
+            self._columns = Columns(legal=legal, **{name: held[name] for name in names})
         return self._columns
 
     @property
@@ -149,16 +187,22 @@ class SegmentRing:
         """A copy of rows of one column for the host; waits for the device."""
         return np.array(download(self.tensors[name][rows]))
 
+    def read_frames(self, stored: StoredSegment) -> NDArray[np.generic]:
+        """A copy of a live segment's frames for the host; waits for the device."""
+        slots = self.frames.slots_of(stored.segment_id)
+        return np.array(download(self.frames.read(slots)))
+
     @property
     def n_characters(self) -> int:
         return self.prompts.n_characters + self.options.n_characters
 
     def refuse_if_too_large(self, segment: Segment) -> None:
         """ValueError for a segment that could not be held even by an empty ring."""
-        if segment.n_frames > self.n_rows:
+        n_held = min(self.n_rows, self.frames.n_slots)
+        if segment.n_frames > n_held:
             raise ValueError(
                 f"segment {segment.header.segment_id} needs {segment.n_frames} rows, the replay "
-                f"holds {self.n_rows}; raise replay.capacity_mb or use shorter segments"
+                f"holds {n_held}; raise replay.capacity_mb or use shorter segments"
             )
         if segment.n_characters > self.max_characters:
             raise ValueError(
@@ -183,8 +227,9 @@ class SegmentRing:
             )
         return None
 
-    def room_for(self, segment: Segment) -> StoredSegment | None:
-        """The live segment to evict next so that `segment` fits, or None when it does fit now."""
+    def room_for(self, incoming: Incoming) -> StoredSegment | None:
+        """The live segment to evict next so that another fits, or None when it does fit now."""
+        segment = incoming.segment
         if not self.live:
             self.head = 0
             return None
@@ -196,7 +241,8 @@ class SegmentRing:
         overlaps = (
             oldest.start < self.head + segment.n_frames and self.head < oldest.start + oldest.n_rows
         )
-        if overlaps or self.n_characters + segment.n_characters > self.max_characters:
+        is_short = self.frames.n_needed(incoming) > self.frames.n_free
+        if overlaps or is_short or self.n_characters + segment.n_characters > self.max_characters:
             return oldest
         return None
 
@@ -205,6 +251,7 @@ class SegmentRing:
         stored = self.live.popleft()
         rows = stored.rows
         self.generation[rows].add_(1)
+        self.frames.release(stored)
         self.n_rows_used -= stored.n_rows
         if stored.has_text:
             for pool, name in ((self.prompts, "prompt"), (self.options, "options")):
@@ -212,8 +259,9 @@ class SegmentRing:
                 pool.release(ids[ids != NO_TEXT].tolist())
         return stored
 
-    def append(self, segment: Segment) -> StoredSegment:
+    def append(self, incoming: Incoming) -> StoredSegment:
         """Copy a segment in at `head`; `room_for` must have returned None for it."""
+        segment = incoming.segment
         n_steps, n_rows = len(segment), segment.n_frames
         rows = slice(self.head, self.head + n_rows)
         assert rows.stop <= self.n_rows, (self.head, n_rows, self.n_rows)
@@ -221,7 +269,7 @@ class SegmentRing:
             self.allocate("legal")
             self.write("legal", slice(0, self.high_row), True)
         steps, tail = slice(self.head, self.head + n_steps), slice(self.head + n_steps, rows.stop)
-        self.write("obs", rows, segment.obs)
+        self.write("frame", rows, self.frames.store(incoming))
         for name in ("action", "reward", "policy", "root_value"):
             self.write(name, steps, getattr(segment, name))
             self.write(name, tail, 0)
@@ -239,7 +287,10 @@ class SegmentRing:
             n_rows=n_rows,
             n_trainable=segment.n_trainable,
             has_text=segment.prompt is not None,
+            env_id=segment.header.env_id,
+            tail_digest=incoming.tail_digest,
         )
+        self.frames.insert(stored)
         self.live.append(stored)
         self.n_rows_used += n_rows
         self.head = rows.stop

@@ -183,12 +183,14 @@ class TextBatch:
 class Columns:
     """Ring storage as tensors, one row per step, R rows; A actions, F = frame_stack.
 
-    A segment of T steps takes the rows start .. start+T+F-1. Row start+t holds frame t and the
-    scalars of step t; the observation of step t is the frames of rows start+t .. start+t+F-1.
+    A segment of T steps takes the rows start .. start+T+F-1. Row start+t says where frame t is and
+    holds the scalars of step t; the observation of step t is the frames of rows start+t ..
+    start+t+F-1. Frames are held apart, N of them, since rows share them.
     The F rows from start+T on hold the rest of the frames and neutral scalars: action, reward,
     policy and root_value 0, every action legal.
 
-    obs: [R, *obs_shape]; action: [R] int16; reward: [R] float32; legal: [R, A] bool or None
+    obs: [N, *obs_shape]; frame: [R] int32, which of them is the row's
+    action: [R] int16; reward: [R] float32; legal: [R, A] bool or None
     policy: [R, A], root_value: [R], both float16 or, by `replay.scalars`, float32
     end: [R] int64, start + T of the row's segment; ending: [R] int8, how it ends (ENDING_*)
     weight_version: [R] int32, oldest version that played the row's segment
@@ -198,6 +200,7 @@ class Columns:
     """
 
     obs: Tensor
+    frame: Tensor
     action: Tensor
     reward: Tensor
     policy: Tensor
@@ -250,7 +253,10 @@ class WindowBuilder:
 
     def gather(self, columns: Columns, windows: Windows) -> Tensor:
         """The observations, [B, P, *stacked_shape]."""
-        return self._gather_obs(columns.obs, windows.held)
+        rows = windows.held.unsqueeze(-1) + self._frames  # [B, P, F]
+        frames = columns.obs.index_select(0, columns.frame.index_select(0, rows.view(-1)))
+        channels = columns.obs.shape[1] * self._frame_stack
+        return frames.view(*windows.held.shape, channels, *columns.obs.shape[2:])
 
     def build(
         self,
@@ -293,10 +299,3 @@ class WindowBuilder:
             handles=handles,
             legal=None if legal is None else legal.index_select(0, unroll).view(*shape, -1),
         )
-
-    def _gather_obs(self, obs: Tensor, held: Tensor) -> Tensor:
-        """[B, P] rows of first frames -> [B, P, *stacked_shape]."""
-        frames = held.unsqueeze(-1) + self._frames  # [B, P, F]
-        gathered = obs.index_select(0, frames.reshape(-1))
-        channels = obs.shape[1] * self._frame_stack
-        return gathered.view(*held.shape, channels, *obs.shape[2:])

@@ -248,7 +248,7 @@ class Controller:
     def _on_collect(self, call: Call, report: CollectReport) -> None:
         self.progress.collected(call.child.name, report)
         self._reporter.episodes(report)
-        self._shards.add(call.payload, report.payload_bytes)
+        self._shards.add(call.payload, report.payload_bytes, call.child.name)
 
     def _on_add(self, call: Call, report: AddReport) -> None:
         self._shards.added(call, report)

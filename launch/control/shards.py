@@ -27,8 +27,13 @@ class Account:
     is_serving: bool = True
 
 
+# A source keeps its shard until that is this many payloads ahead of another: segments share the
+# frames of their overlap only with those before them in the same shard.
+PAYLOADS_AHEAD = 4
+
+
 class ShardBook:
-    """Decides which shard the next payload goes to: the one that fewest bytes were pushed to.
+    """Decides which shard the next payload goes to, so that all get as many bytes.
 
     Pushed and not held bytes, once shards are full: a ring that can hold a little less than the
     others would otherwise get every segment from then on, and the others would grow stale.
@@ -36,11 +41,20 @@ class ShardBook:
 
     def __init__(self, n_shards: int) -> None:
         self.accounts = [Account() for _ in range(n_shards)]
+        self._homes: dict[str, int] = {}
 
-    def choose(self) -> int:
-        """The first of those with the fewest bytes pushed and in flight; some shard must serve."""
+    def choose(self, source: str, n_bytes: int) -> int:
+        """The shard that `source` sent to before, unless too many bytes were pushed to that.
+
+        Else the first of those with the fewest bytes pushed and in flight; some shard must serve.
+        """
         serving = [i for i, account in enumerate(self.accounts) if account.is_serving]
-        return min(serving, key=lambda i: self.accounts[i].pushed + self.accounts[i].in_flight)
+        load = {i: self.accounts[i].pushed + self.accounts[i].in_flight for i in serving}
+        emptiest = min(serving, key=load.__getitem__)
+        home = self._homes.get(source)
+        if home not in load or load[home] - load[emptiest] > PAYLOADS_AHEAD * n_bytes:
+            home = self._homes[source] = emptiest
+        return home
 
     def sent(self, shard: int, n_bytes: int) -> None:
         self.accounts[shard].in_flight += n_bytes
@@ -88,7 +102,7 @@ class ReplayShards:
         self._fleet = fleet
         self.book = ShardBook(n_shards)
         self.n_lost = 0
-        self._adds: list[tuple[Call, int]] = []
+        self._adds: list[tuple[Call, int, str]] = []
         self._stats: list[Mapping[str, float]] = [{}] * n_shards
         self._carried: Counter[str] = Counter()  # totals of shards that were lost
 
@@ -99,15 +113,16 @@ class ReplayShards:
 
     # ------------------------------------------------------------------ segments
 
-    def add(self, payload: object, n_bytes: int) -> None:
-        """Forwards a payload of that many bytes, unopened."""
-        shard = self.book.choose()
+    def add(self, payload: object, n_bytes: int, source: str) -> None:
+        """Forwards a payload of that many bytes, which `source` played, unopened."""
+        shard = self.book.choose(source, n_bytes)
         call = self._calls.issue(self._fleet.replays[shard], "add", payload)
-        self._adds.append((call, n_bytes))
+        self._adds.append((call, n_bytes, source))
         self.book.sent(shard, n_bytes)
 
     def added(self, call: Call, report: AddReport) -> None:
-        self.book.stored(index_of(call.child), self._take(call), report)
+        n_bytes, _ = self._take(call)
+        self.book.stored(index_of(call.child), n_bytes, report)
 
     def send_again(self, call: Call) -> None:
         """What was on its way to a shard that died goes to another, if it was a payload.
@@ -116,14 +131,14 @@ class ReplayShards:
         held and counted once.
         """
         if call.method == "add":
-            n_bytes = self._take(call)
+            n_bytes, source = self._take(call)
             self.book.accounts[index_of(call.child)].in_flight -= n_bytes
-            self.add(call.args[0], n_bytes)
+            self.add(call.args[0], n_bytes, source)
 
-    def _take(self, call: Call) -> int:
-        """The bytes of a payload that is in flight no longer."""
-        position = next(i for i, (sent, _) in enumerate(self._adds) if sent is call)
-        return self._adds.pop(position)[1]
+    def _take(self, call: Call) -> tuple[int, str]:
+        """Bytes and source of a payload that is in flight no longer."""
+        position = next(i for i, (sent, *_) in enumerate(self._adds) if sent is call)
+        return self._adds.pop(position)[1:]
 
     # ------------------------------------------------------------------ losses
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from replay_service import Handles, Replay, ReplayConfig, TargetConfig, TargetPatch
 from replay_service.sampler import PrioritySampler
-from replay_service.storage import bytes_per_row
+from replay_service.storage import bytes_per_step
 from replay_service.tally import MAX_PENDING
 from replay_service.torch_sampler import TorchSampler
 
@@ -20,7 +20,7 @@ TIMES = [f"replay_{name}_ms" for name in ("sample", "draw", "gather", "targets")
 
 
 def make_replay(spec, engine: str, n_rows: int = 80, **config) -> Replay:
-    capacity_mb = (n_rows + 0.5) * bytes_per_row(spec) / 1e6
+    capacity_mb = (n_rows + 0.5) * bytes_per_step(spec) / 1e6
     config = {"min_positions": 1, "beta_steps": 10, "max_weight_lag": 12} | config
     return Replay(ReplayConfig(capacity_mb=capacity_mb, engine=engine, **config), TARGETS, spec, 5)
 
@@ -105,7 +105,7 @@ def test_a_replay_may_be_continued_by_the_other_engine(make_segment, vector_spec
     again.load(tmp_path)
     for _ in range(5):
         assert_same_batch(replay.sample(8), again.sample(8))
-    assert json.loads((tmp_path / "replay.json").read_text())["format_version"] == 4
+    assert json.loads((tmp_path / "replay.json").read_text())["format_version"] == 5
 
 
 def test_handles_become_arrays_when_they_travel(make_segment, vector_spec):

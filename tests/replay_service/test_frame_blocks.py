@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replay_service import Replay, ReplayConfig, TargetConfig, frame_blocks
-from replay_service.storage import bytes_per_row
+from replay_service.storage import bytes_per_step
 
 TARGETS = TargetConfig(unroll_steps=3, n_step=2)
 BLOCK_ROWS = 8
@@ -18,7 +18,7 @@ def make_replay(image_spec, monkeypatch):
     monkeypatch.setattr(frame_blocks, "BLOCK_BYTES", BLOCK_ROWS * 16)
 
     def make() -> Replay:
-        capacity_mb = 100.5 * bytes_per_row(image_spec) / 1e6
+        capacity_mb = 100.5 * bytes_per_step(image_spec) / 1e6
         return Replay(
             ReplayConfig(capacity_mb=capacity_mb, min_positions=1), TARGETS, image_spec, 0
         )
@@ -38,6 +38,10 @@ def assert_holds(folder, make_replay, replay) -> None:
     assert restored.ring.high_row == high_row
     for name, array in replay.ring.arrays.items():
         np.testing.assert_array_equal(restored.ring.arrays[name][:high_row], array[:high_row])
+    for stored in replay.ring.live:
+        np.testing.assert_array_equal(
+            restored.ring.read_frames(stored), replay.ring.read_frames(stored)
+        )
 
 
 def test_only_blocks_with_new_rows_are_written(make_replay, make_segment, image_spec, tmp_path):
@@ -117,7 +121,7 @@ def test_any_chain_of_snapshots_restores(data, tmp_path_factory, make_segment, i
     folder = tmp_path_factory.mktemp("chain")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(frame_blocks, "BLOCK_BYTES", BLOCK_ROWS * 16)
-        capacity_mb = 100.5 * bytes_per_row(image_spec) / 1e6
+        capacity_mb = 100.5 * bytes_per_step(image_spec) / 1e6
         config = ReplayConfig(capacity_mb=capacity_mb, min_positions=1)
 
         def make() -> Replay:

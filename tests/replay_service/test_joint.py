@@ -237,6 +237,8 @@ def test_a_shard_that_is_too_small_is_refused_with_what_would_do(vector_spec):
     config = ReplayConfig(capacity_mb=0.05, min_positions=400, num_shards=4)
     with pytest.raises(ValueError, match=r"in each of num_shards=4.* raise replay.capacity_mb to"):
         check_capacity(config, targets, vector_spec, 64, segment_steps=50)
-    enough = replace(config, capacity_mb=0.07)
+    enough = replace(config, capacity_mb=0.075)
     check_capacity(enough, targets, vector_spec, 64, segment_steps=50)
-    check_capacity(replace(config, num_shards=1), targets, vector_spec, 64, segment_steps=50)
+    check_capacity(
+        replace(enough, num_shards=1, capacity_mb=0.055), targets, vector_spec, 64, segment_steps=50
+    )

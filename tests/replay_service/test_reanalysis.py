@@ -16,7 +16,7 @@ from replay_service import (
     TargetConfig,
     TargetPatch,
 )
-from replay_service.storage import bytes_per_row
+from replay_service.storage import bytes_per_step
 
 TARGETS = TargetConfig(unroll_steps=2, n_step=2)
 ENGINES = ("numba", "torch")
@@ -24,7 +24,7 @@ ENGINES = ("numba", "torch")
 
 def make_replay(spec, n_rows=200, **config) -> Replay:
     config = {"min_positions": 1} | config
-    capacity_mb = (n_rows + 0.5) * bytes_per_row(spec, config.get("scalars", "float16")) / 1e6
+    capacity_mb = (n_rows + 0.5) * bytes_per_step(spec, config.get("scalars", "float16")) / 1e6
     return Replay(ReplayConfig(capacity_mb=capacity_mb, **config), TARGETS, spec, seed=0)
 
 
@@ -61,9 +61,7 @@ def test_a_request_holds_what_a_search_of_each_step_needs(make_segment, engine, 
             replay.ring.read("action", slice(slot[0], slot[-1] + 1)), segment.action
         )
     requests[0].obs[:] = 0
-    np.testing.assert_array_equal(
-        replay.ring.read("obs", replay.ring.live[0].rows), segments[0].obs
-    )
+    np.testing.assert_array_equal(replay.ring.read_frames(replay.ring.live[0]), segments[0].obs)
 
 
 def test_segments_take_turns_and_newcomers_wait_for_theirs(make_segment, vector_spec):

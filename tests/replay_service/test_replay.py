@@ -16,7 +16,7 @@ from replay_service import (
     array_file,
     check_capacity,
 )
-from replay_service.storage import bytes_per_row
+from replay_service.storage import bytes_per_step
 
 TARGETS = TargetConfig(unroll_steps=3, n_step=2)
 
@@ -24,7 +24,7 @@ TARGETS = TargetConfig(unroll_steps=3, n_step=2)
 @pytest.fixture
 def make_replay(vector_spec):
     def make(n_rows: int = 100, seed: int = 0, spec=vector_spec, **settings) -> Replay:
-        row_bytes = bytes_per_row(spec, settings.get("scalars", "float16"))
+        row_bytes = bytes_per_step(spec, settings.get("scalars", "float16"))
         capacity_mb = (n_rows + 0.5) * row_bytes / 1e6
         settings = {"min_positions": 1, "beta_steps": 10} | settings
         return Replay(ReplayConfig(capacity_mb=capacity_mb, **settings), TARGETS, spec, seed)
@@ -230,40 +230,6 @@ def test_load_continues_exactly(make_replay, make_segment, vector_spec, tmp_path
     assert_same_future(replay, restored, make_segment)
 
 
-def as_version_1(folder) -> None:
-    """Rewrite a snapshot as the first format had it."""
-    with np.load(folder / "replay.npz") as saved:
-        arrays = dict(saved)
-    (frames,) = folder.glob("frames-*.npy")
-    arrays["obs"] = np.load(frames)
-    frames.unlink()
-    del arrays["target_version"]
-    arrays["weight_version"] = arrays["weight_version"].astype(np.int64)
-    np.savez(folder / "replay.npz", **arrays)
-    state = json.loads((folder / "replay.json").read_text())
-    state["format_version"] = 1
-    del state["counters"]["n_batches"]
-    for name in ("scalars", "refresh_order", "frame_writes"):
-        del state[name]
-    for name in ("n_patched", "n_patch_stale", "n_patch_invalid"):
-        del state["counters"][name]
-    (folder / "replay.json").write_text(json.dumps(state))
-
-
-def test_a_snapshot_of_the_first_format_is_read(make_replay, make_segment, vector_spec, tmp_path):
-    replay = make_replay()
-    replay.add([make_segment(vector_spec, 8, sequence=i, with_text=True) for i in range(15)])
-    replay.save(tmp_path)
-    as_version_1(tmp_path)
-    restored = make_replay(seed=99)
-    restored.load(tmp_path)
-    rows = slice(0, restored.ring.high_row)
-    played = restored.ring.read("weight_version", rows)
-    np.testing.assert_array_equal(restored.ring.read("target_version", rows), played)
-    assert restored.least_refreshed(1)[0].segment_id == replay.ring.live[0].segment_id
-    assert_same_future(replay, restored, make_segment)
-
-
 def test_a_snapshot_of_other_scalars_or_of_the_future_is_refused(
     make_replay, make_segment, vector_spec, tmp_path
 ):
@@ -271,8 +237,8 @@ def test_a_snapshot_of_other_scalars_or_of_the_future_is_refused(
     with pytest.raises(ValueError, match="saved with scalars=float16, this replay has float32"):
         make_replay(scalars="float32").load(tmp_path)
     state = json.loads((tmp_path / "replay.json").read_text())
-    (tmp_path / "replay.json").write_text(json.dumps(state | {"format_version": 5}))
-    with pytest.raises(ValueError, match=r"format_version=5, this program reads \(1, 2, 3, 4\)"):
+    (tmp_path / "replay.json").write_text(json.dumps(state | {"format_version": 6}))
+    with pytest.raises(ValueError, match=r"format_version=6, this program reads \(1, 2, 3, 4, 5\)"):
         make_replay().load(tmp_path)
 
 
@@ -285,7 +251,7 @@ def test_large_snapshots_are_moved_in_pieces(
     replay.save(tmp_path)
     (path,) = tmp_path.glob("frames-*.npy")
     frames = np.load(path)
-    np.testing.assert_array_equal(frames, replay.ring.arrays["obs"][: len(frames)])
+    np.testing.assert_array_equal(frames, replay.ring.frames.frames[: len(frames)].numpy())
     restored = make_replay(seed=1)
     restored.load(tmp_path)
     assert_same_future(replay, restored, make_segment)
@@ -346,7 +312,7 @@ def test_load_names_the_file_and_what_is_wrong(make_replay, make_segment, vector
     state = json.loads((tmp_path / "replay.json").read_text())
     state["high_row"] += 1
     (tmp_path / "replay.json").write_text(json.dumps(state))
-    with pytest.raises(ValueError, match=r"replay\.npz .* action is int16 \(21,\), expected"):
+    with pytest.raises(ValueError, match=r"replay\.npz .* frame is int32 \(21,\), expected"):
         make_replay().load(tmp_path)
     del state["live"]
     (tmp_path / "replay.json").write_text(json.dumps(state))

@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replay_service import Replay, ReplayConfig, TargetConfig
-from replay_service.storage import bytes_per_row
+from replay_service.storage import bytes_per_step
 from replay_service.tally import N_BUCKETS, SampledRows, SampleTally
 
 TARGETS = TargetConfig(unroll_steps=1, n_step=1)
 
 
 def make_replay(spec, n_rows=200, **config):
-    capacity_mb = (n_rows + 0.5) * bytes_per_row(spec) / 1e6
+    capacity_mb = (n_rows + 0.5) * bytes_per_step(spec) / 1e6
     settings = ReplayConfig(capacity_mb=capacity_mb, **{"min_positions": 1, **config})
     return Replay(settings, TARGETS, spec, seed=0)
 

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from replay_service import Replay, ReplayConfig, TargetConfig, merge_stats, stat_line
-from replay_service.storage import bytes_per_row
+from replay_service.storage import bytes_per_step
 from replay_service.tally import MAX_PENDING, N_RECENT, SampledRows, SampleTally, StageTimer
 
 
 def test_the_line_is_made_of_what_stats_returned(make_segment, vector_spec):
-    capacity_mb = 10.5 * bytes_per_row(vector_spec) / 1e6
+    capacity_mb = 10.5 * bytes_per_step(vector_spec) / 1e6
     config = ReplayConfig(capacity_mb=capacity_mb, min_positions=1, uniform=True)
     replay = Replay(config, TargetConfig(unroll_steps=1, n_step=1), vector_spec, seed=0)
     replay.add([make_segment(vector_spec, 4)])

@@ -6,11 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replay_service import GameSpec, Replay, ReplayConfig, TargetConfig
-from replay_service.storage import bytes_per_row
+from replay_service.frame_store import BOOKKEEPING_BYTES
+from replay_service.storage import bytes_per_step
 
 
 def make_replay(spec: GameSpec, n_rows: int, text_mb: float = 1.0) -> Replay:
-    capacity_mb = (n_rows + 0.5) * bytes_per_row(spec) / 1e6
+    capacity_mb = (n_rows + 0.5) * bytes_per_step(spec) / 1e6
     replay = Replay(
         ReplayConfig(capacity_mb=capacity_mb, text_mb=text_mb, min_positions=1),
         TargetConfig(unroll_steps=1, n_step=1),
@@ -49,7 +50,7 @@ def test_oldest_segments_go_and_the_rest_stays_whole(make_segment, n_rows, frame
             taken[rows] += 1
             drawable[stored.start : stored.start + stored.n_trainable] = True
             held = segments[stored.segment_id[2]]
-            np.testing.assert_array_equal(replay.ring.arrays["obs"][rows], held.obs)
+            np.testing.assert_array_equal(replay.ring.read_frames(stored), held.obs)
             steps = slice(stored.start, stored.start + len(held))
             np.testing.assert_array_equal(replay.ring.arrays["reward"][steps], held.reward)
         assert taken.max() == 1, "segments overlap"
@@ -111,11 +112,15 @@ def test_text_is_bounded_by_its_own_limit(make_segment, vector_spec):
 
 @pytest.mark.parametrize("engine", ["numba", "torch"])
 @pytest.mark.parametrize("scalars", ["float16", "float32"])
-def test_ring_memory_stays_within_the_configured_bytes(image_spec, engine, scalars):
+@pytest.mark.parametrize("side", [4, 64])
+def test_ring_memory_stays_within_the_configured_bytes(engine, scalars, side):
+    image_spec = GameSpec((1, side, side), "uint8", n_actions=3)
     config = ReplayConfig(capacity_mb=3, engine=engine, scalars=scalars)
     replay = Replay(config, TargetConfig(), image_spec, seed=0)
     replay.ring.allocate("legal")
     held = sum(array.nbytes for array in replay.ring.arrays.values())
+    frames = replay.ring.frames
+    held += frames.frames.nbytes + BOOKKEEPING_BYTES * frames.n_slots + 4 * replay.ring.n_rows
     held += replay.sampler.priority.nbytes
     held += replay.sampler.tree.n_bytes + replay.text_sampler.tree.n_bytes
     assert 0.98 * 3e6 < held <= 3e6 + 2 * 8 * 64
@@ -126,8 +131,8 @@ def test_ring_memory_stays_within_the_configured_bytes(image_spec, engine, scala
     [GameSpec((1, 64, 64), "uint8", n_actions=7), GameSpec((3, 84, 84), "uint8", n_actions=18)],
 )
 def test_a_step_costs_its_frame_and_little_more(spec):
-    frame_bytes = int(np.prod(spec.obs_shape))
-    assert bytes_per_row(spec) <= 1.05 * frame_bytes + 64
+    """With all the rows that segments may take that share frames."""
+    assert bytes_per_step(spec) <= 1.05 * (int(np.prod(spec.obs_shape)) + 64)
 
 
 def test_a_column_off_the_host_is_written_and_read_like_one_on_it(vector_spec):

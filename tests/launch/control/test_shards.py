@@ -1,9 +1,12 @@
 """Where segments go: bytes stay balanced, through evictions, unequal rings and losses."""
 
+import itertools
+
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launch.control.shards import ShardBook
+from launch.control.shards import PAYLOADS_AHEAD, ShardBook
 from replay_service import AddReport
 
 
@@ -24,8 +27,11 @@ class Rings:
         return AddReport(1, 0, 0, 0, n_bytes=n_bytes, n_bytes_held=self.held(shard))
 
 
-def push(book: ShardBook, rings: Rings, n_bytes: int) -> int:
-    shard = book.choose()
+NOBODY = (f"source-{i}" for i in itertools.count())  # each sends one payload, and has no home
+
+
+def push(book: ShardBook, rings: Rings, n_bytes: int, source: str = "") -> int:
+    shard = book.choose(source or next(NOBODY), n_bytes)
     book.sent(shard, n_bytes)
     book.stored(shard, n_bytes, rings.add(shard, n_bytes))
     return shard
@@ -41,7 +47,7 @@ def test_bytes_are_balanced_to_within_one_payload(n_shards, sizes, n_slow):
     book, rings = ShardBook(n_shards), Rings([10**9] * n_shards)
     flying: list[tuple[int, int]] = []
     for n_bytes in sizes:
-        shard = book.choose()
+        shard = book.choose(next(NOBODY), n_bytes)
         book.sent(shard, n_bytes)
         flying.append((shard, n_bytes))
         while len(flying) > n_slow:
@@ -52,6 +58,41 @@ def test_bytes_are_balanced_to_within_one_payload(n_shards, sizes, n_slow):
     held = [rings.held(shard) for shard in range(n_shards)]
     assert max(held) - min(held) <= max(sizes)
     assert all(account.in_flight == 0 for account in book.accounts)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    n_shards=st.integers(1, 4),
+    pushes=st.lists(st.tuples(st.integers(0, 6), st.integers(1, 100)), min_size=1, max_size=200),
+)
+def test_shards_of_steady_sources_stay_balanced(n_shards, pushes):
+    book, rings = ShardBook(n_shards), Rings([10**9] * n_shards)
+    for source, n_bytes in pushes:
+        push(book, rings, n_bytes, f"env-actor-{source}")
+    held = [rings.held(shard) for shard in range(n_shards)]
+    assert max(held) - min(held) <= (PAYLOADS_AHEAD + 1) * 100
+
+
+@pytest.mark.parametrize("n_sources", [2, 3, 7, 32])
+def test_a_source_keeps_its_shard_most_of_the_time(n_sources):
+    book, rings = ShardBook(2), Rings([1_000] * 2)
+    homes: dict[int, int] = {}
+    n_moves = 0
+    for turn in range(3_000):
+        source = turn % n_sources
+        shard = push(book, rings, 10, f"env-actor-{source}")
+        n_moves += homes.get(source, shard) != shard
+        homes[source] = shard
+    assert n_moves < 3_000 / 10
+    assert set(homes.values()) == {0, 1}
+
+
+def test_a_source_whose_shard_was_lost_gets_another():
+    book, rings = ShardBook(2), Rings([1_000] * 2)
+    home = push(book, rings, 10, "env-actor-0")
+    assert push(book, rings, 10, "env-actor-0") == home
+    book.lose(home)
+    assert push(book, rings, 10, "env-actor-0") != home
 
 
 def test_ties_go_to_the_first():
@@ -94,7 +135,7 @@ def test_what_was_not_stored_does_not_count():
     book = ShardBook(2)
     book.sent(0, 50)
     book.stored(0, 50, AddReport(0, 0, 1, 0, ("malformed",)))
-    assert book.choose() == 0
+    assert book.choose("an actor", 50) == 0
 
 
 def test_a_shard_may_be_lost_while_another_holds_something():
