@@ -9,8 +9,6 @@ from replay_service.segment import GameSpec
 from replay_service.storage import (
     ScalarType,
     bytes_per_step,
-    frame_bytes,
-    row_bytes,
     rows_per_frame,
 )
 from replay_service.targets import TargetConfig
@@ -102,10 +100,6 @@ class ReplayConfig:
     def n_rows(self, spec: GameSpec) -> int:
         """Steps and trailing frames the ring can hold; those of two segments may share frames."""
         return int(self.n_frames(spec) * rows_per_frame(spec, self.scalars))
-
-    def n_bytes(self, spec: GameSpec, n_rows: int, n_frames: int) -> int:
-        """Memory of that many."""
-        return n_rows * row_bytes(spec, self.scalars) + n_frames * frame_bytes(spec)
 
 
 def check_capacity(

@@ -189,4 +189,4 @@ class FrameStore:
 
 def _digest(frames: NDArray[np.generic]) -> str:
     content = np.ascontiguousarray(frames).reshape(-1).view(np.uint8).data
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
+    return hashlib.sha256(content).hexdigest()

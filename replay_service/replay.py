@@ -90,12 +90,6 @@ class Replay:
         """Positions that may start a sample now."""
         return self.counters.n_positions
 
-    @property
-    def n_bytes(self) -> int:
-        """Ring memory of all that is held; texts are apart."""
-        ring = self.ring
-        return self.config.n_bytes(self.spec, ring.n_rows_used, ring.frames.n_used)
-
     def add(self, segments: Sequence[Segment]) -> AddReport:
         """Store segments; the oldest make room. ValueError for one that could never fit.
 
@@ -120,7 +114,9 @@ class Replay:
                 continue
             incoming, n_lost = self._make_room(segment)
             n_evicted += n_lost
-            n_bytes += self._store(incoming)
+            n_bytes -= self.ring.n_bytes
+            self._store(incoming)
+            n_bytes += self.ring.n_bytes
             n_added += segment.n_trainable
             self._mask_too_old()
         self.counters.n_pushed += n_added
@@ -133,7 +129,7 @@ class Replay:
             n_evicted,
             tuple(reasons),
             n_bytes=n_bytes,
-            n_bytes_held=self.n_bytes,
+            n_bytes_held=self.ring.n_bytes,
         )
 
     def take_over(self, old: OldSegment) -> None:
@@ -300,10 +296,8 @@ class Replay:
             n_lost += self._evict_oldest()
         return incoming, n_lost
 
-    def _store(self, incoming: Incoming) -> int:
-        """Returns how many bytes of the ring it takes."""
-        segment, frames = incoming.segment, self.ring.frames
-        n_used = frames.n_used
+    def _store(self, incoming: Incoming) -> None:
+        segment = incoming.segment
         stored = self.ring.append(incoming)
         self.sampler.insert(stored.start, segment.priority[: segment.n_trainable])
         self.text_sampler.insert(stored)
@@ -311,7 +305,6 @@ class Replay:
         self.counters.n_positions += stored.n_trainable
         self.staleness.note(segment.header.weight_version_max)
         self.staleness.insert(Aged(segment.header.weight_version_min, stored.segment_id))
-        return self.config.n_bytes(self.spec, stored.n_rows, frames.n_used - n_used)
 
     def _mask_too_old(self) -> None:
         """Stop sampling segments played with weights that are too old, oldest weights first.

@@ -61,7 +61,7 @@ def replay_stats(replay: Replay) -> dict[str, float]:
         "replay_duplicate_total": float(counters.n_duplicates),
         "replay_rejected_total": float(counters.n_rejected),
         "replay_invalid_priority_total": float(sampler.n_invalid),
-        "replay_bytes": float(replay.n_bytes),
+        "replay_bytes": float(ring.n_bytes),
         "replay_too_old_dropped_total": float(counters.n_dropped_too_old),
         "replay_too_old_masked_total": float(counters.n_masked_too_old),
         "replay_patch_applied_total": float(counters.n_patched),

@@ -136,6 +136,7 @@ class SegmentRing:
         self.max_characters = max_characters
         self.device = torch.device(device)
         self.layout = column_layout(spec, scalars)
+        self._row_bytes, self._frame_bytes = row_bytes(spec, scalars), frame_bytes(spec)
         self.frames = FrameStore(spec, n_frames, self.device)
         self.live: deque[StoredSegment] = deque()
         self.n_rows_used = 0
@@ -191,6 +192,11 @@ class SegmentRing:
         """A copy of a live segment's frames for the host; waits for the device."""
         slots = self.frames.slots_of(stored.segment_id)
         return np.array(download(self.frames.read(slots)))
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory of what is held; texts are apart."""
+        return self.n_rows_used * self._row_bytes + self.frames.n_used * self._frame_bytes
 
     @property
     def n_characters(self) -> int:
