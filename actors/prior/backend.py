@@ -9,22 +9,16 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from learner.language.prompt import ScoreRequest
+
 BASE_VERSION = 0  # the model as it was loaded; adapters count from 1
-
-
-@dataclass(frozen=True, slots=True)
-class ScoreRequest:
-    """One prompt and the K distinct tokens whose log-probabilities at its end are wanted."""
-
-    token_ids: tuple[int, ...]
-    label_ids: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreBatch:
     """Answers in the order of the requests, all from one adapter version.
 
-    log_probs: per request [K] float32, full-vocabulary log-probabilities of its labels.
+    log_probs: per request [K] float32, full-vocabulary joint log-probabilities of its answers.
     """
 
     log_probs: tuple[NDArray[np.float32], ...]
@@ -119,11 +113,11 @@ class LocalPriorTransport:
         self._answers.pop(handle, None)
 
 
-def invalid_reason(log_probs: NDArray[np.float32], n_labels: int) -> str:
+def invalid_reason(log_probs: NDArray[np.float32], n_answers: int) -> str:
     """Why an answer can't be used, "" if it can."""
     values = np.asarray(log_probs)
-    if values.shape != (n_labels,):
-        return f"shape {values.shape} for {n_labels} labels"
+    if values.shape != (n_answers,):
+        return f"shape {values.shape} for {n_answers} answers"
     if not np.isfinite(values).all():
         return "not finite"
     return "log-probability above 0" if (values > 1e-3).any() else ""

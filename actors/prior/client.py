@@ -38,13 +38,10 @@ class PriorClient:
         builder: PromptBuilder | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`builder` defaults to one for `config.model`; `seed` deals the labels of the options."""
+        """`builder` defaults to one for `config.model`; `seed` deals the options' order."""
         self._config = config
         self._builder = builder or PromptBuilder(
-            resolve_model(config.model),
-            max_tokens=config.max_prompt_tokens,
-            seed=seed,
-            shuffle=config.shuffle_labels,
+            resolve_model(config.model), config.prompt, seed=seed
         )
         self._clock = clock
         self._cache = PriorCache(config.cache_size)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from actors.search.root_prior import InjectionConfig
+from learner.language.prompt_config import PromptConfig
 
 FLOAT32_GAP = 1e-3  # engine against trainer; what was measured stays below 1e-4
 HALF_GAP = 0.25  # bfloat16 moves single log-probabilities by up to 0.1
@@ -28,9 +29,8 @@ class PriorConfig:
     temperature: float = 1.0  # flattens the label distribution; above 1 trusts the model less
     epsilon_uniform: float = 0.05  # share of a uniform prior mixed in, so that no action is lost
     injection: InjectionConfig = field(default_factory=InjectionConfig)
+    prompt: PromptConfig = field(default_factory=PromptConfig)
 
-    max_prompt_tokens: int = 512  # longer states lose their oldest text
-    shuffle_labels: bool = True  # false: an option keeps its label, which small models learn faster
     max_concurrent: int = 64  # questions in one engine step; higher takes more memory
     kv_cache_mb: int = 256  # memory of the engine's prefix cache
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: float32 on CPUs
@@ -52,11 +52,6 @@ class PriorConfig:
         if not 0.0 <= self.epsilon_uniform <= 1.0:
             raise ValueError(
                 f"epsilon_uniform must lie in [0, 1], got {self.epsilon_uniform}; 0.05 is usual"
-            )
-        if self.max_prompt_tokens < 128:
-            raise ValueError(
-                f"max_prompt_tokens must be at least 128, got {self.max_prompt_tokens}; "
-                "instructions and options alone take about 100"
             )
         if self.publish_tolerance < 0.0:
             raise ValueError(

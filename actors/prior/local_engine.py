@@ -7,11 +7,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from actors.prior.backend import Health, PublishReport, ScoreBatch, ScoreRequest
+from actors.prior.backend import Health, PublishReport, ScoreBatch
 from actors.prior.config import PriorConfig
 from actors.prior.transformers_backend import TransformersBackend
 from learner.language.adapter import published_adapters
 from learner.language.model_folder import resolve_model
+from learner.language.prompt import ScoreRequest
 
 
 class LocalPriorEngine:

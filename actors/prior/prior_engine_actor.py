@@ -26,12 +26,11 @@ from actors.prior.backend import (
     PriorUnavailable,
     PublishReport,
     ScoreBatch,
-    ScoreRequest,
 )
 from actors.prior.config import PriorConfig
 from learner.language.adapter import published_adapters
 from learner.language.model_folder import resolve_model
-from learner.language.prompt import PromptBuilder
+from learner.language.prompt import PromptBuilder, ScoreRequest
 
 MAX_CONCURRENT_CALLS = 512  # calls under way in one engine actor: env actors x halves, and spare
 
@@ -122,10 +121,10 @@ class PriorEngineActor:
         began = time.monotonic()
         folder = resolve_model(self._config.model)
         backend = await self._build(folder)
-        builder = PromptBuilder(folder, max_tokens=self._config.max_prompt_tokens, seed=0)
+        builder = PromptBuilder(folder, self._config.prompt, seed=0)
         prompt = builder.build("warming up", ("yes", "no"))
         # The first request compiles and allocates for seconds.
-        await backend.score([ScoreRequest(prompt.token_ids, prompt.label_ids)])
+        await backend.score([prompt.request])
         version = await self._load_newest(backend)
         self._backend = backend
         return EngineReady(os.getpid(), str(folder), version, time.monotonic() - began)

@@ -12,13 +12,12 @@ from actors.prior.backend import (
     PriorTransport,
     PriorUnavailable,
     ScoreBatch,
-    ScoreRequest,
     invalid_reason,
 )
 from actors.prior.config import PriorConfig
 from actors.prior.counters import Fallback, PriorCounters
 from cache.prior_cache import PriorCache
-from learner.language.prompt import ScoringPrompt
+from learner.language.prompt import ScoreRequest, ScoringPrompt
 
 GIVE_UP_S = 60.0  # an answer older than this is not expected any more
 
@@ -39,7 +38,7 @@ class Question:
         self.prompt = prompt
         self.options = options
         self.actions = scoring.actions
-        self.request = ScoreRequest(scoring.token_ids, scoring.label_ids)
+        self.request = scoring.request
         self.log_probs: NDArray[np.float32] | None = None
         self.version = BASE_VERSION
         self.failure: Fallback | None = None
@@ -56,7 +55,7 @@ class Question:
         version: int,
     ) -> Question:
         """A question whose answer is known."""
-        question = cls(prompt, options, ScoringPrompt((), (), actions))
+        question = cls(prompt, options, ScoringPrompt(ScoreRequest((), ()), actions))
         question.log_probs = log_probs
         question.version = version
         return question

@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from peft import PeftModel
 
-from actors.prior.backend import BASE_VERSION, Health, PublishReport, ScoreBatch, ScoreRequest
+from actors.prior.backend import BASE_VERSION, Health, PublishReport, ScoreBatch
 from actors.prior.config import PriorConfig
 from learner.language.adapter import AdapterCheck
-from learner.language.scoring import label_log_probs, load_causal_lm
+from learner.language.prompt import ScoreRequest
+from learner.language.scoring import answer_log_probs, load_causal_lm
 
 
 class TransformersBackend:
@@ -39,12 +40,7 @@ class TransformersBackend:
         with torch.inference_mode(), self._base_only():
             for start in range(0, len(requests), self._batch):
                 part = requests[start : start + self._batch]
-                rows = label_log_probs(
-                    self._model,
-                    [request.token_ids for request in part],
-                    [request.label_ids for request in part],
-                    self._pad_id,
-                )
+                rows = answer_log_probs(self._model, part, self._pad_id)
                 answers += [row.cpu().numpy() for row in rows]
         self._n_scored += len(requests)
         return ScoreBatch(tuple(answers), self._version)
@@ -59,10 +55,7 @@ class TransformersBackend:
         except (ValueError, OSError, RuntimeError) as error:
             return self._refuse(version, float("nan"), str(error))
         before, self._version = self._version, version
-        requests = [
-            ScoreRequest(*pair) for pair in zip(check.token_ids, check.label_ids, strict=True)
-        ]
-        gap = check.gap(self.score(requests).log_probs)
+        gap = check.gap(self.score(check.requests).log_probs)
         if gap > self._tolerance:
             self._version = before
             self._drop(version)

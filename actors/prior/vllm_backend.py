@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from vllm import SamplingParams, TokensPrompt
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.lora.request import LoRARequest
+from vllm.outputs import CompletionOutput
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -27,10 +28,11 @@ from actors.prior.backend import (
     PriorUnavailable,
     PublishReport,
     ScoreBatch,
-    ScoreRequest,
 )
 from actors.prior.config import PriorConfig
 from learner.language.adapter import AdapterCheck
+from learner.language.answer_trie import AnswerTrie
+from learner.language.prompt import ScoreRequest, Thought
 
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM accepts as its largest rank
 OLD_VERSIONS = 1  # versions kept loaded behind the serving one, for requests under way
@@ -61,7 +63,7 @@ class VllmBackend:
             skip_tokenizer_init=True,
             dtype=dtype,
             enforce_eager=on_cpu,
-            max_model_len=config.max_prompt_tokens + 1,
+            max_model_len=config.prompt.most_tokens + 1,
             max_num_seqs=config.max_concurrent,
             kv_cache_memory_bytes=config.kv_cache_mb * 1024 * 1024,
             disable_log_stats=True,
@@ -96,8 +98,7 @@ class VllmBackend:
             except Exception as error:
                 # The engine process answers a bad folder with a bare Exception that quotes it.
                 return self._refuse(version, np.nan, str(error))
-            pairs = zip(check.token_ids, check.label_ids, strict=True)
-            answers = await self._score([ScoreRequest(*pair) for pair in pairs], adapter)
+            answers = await self._score(check.requests, adapter)
             gap = check.gap(answers.log_probs)
             if gap > self._tolerance:
                 await self._engine.remove_lora(version)
@@ -141,20 +142,62 @@ class VllmBackend:
     async def _score_one(
         self, request: ScoreRequest, adapter: LoRARequest | None
     ) -> NDArray[np.float32]:
-        """Log-probabilities of the labels, [K]; NaN for one that vLLM left out."""
+        """Joint log-probabilities of the answers, [K]; NaN where vLLM left a token out.
+
+        One read for each place where an answer may go on. They are sent together, and vLLM computes
+        the prompt that they share once.
+        """
+        prompt = request.token_ids
+        if request.thought is not None:
+            prompt = (*prompt, *await self._think(prompt, request.thought, adapter))
+        trie = AnswerTrie(request.answers)
+        reads = await asyncio.gather(
+            *(
+                self._read((*prompt, *prefix), children, adapter)
+                for prefix, children in zip(trie.prefixes, trie.children, strict=True)
+            )
+        )
+        return np.array(trie.join(reads), np.float32)
+
+    async def _read(
+        self, token_ids: tuple[int, ...], wanted: Sequence[int], adapter: LoRARequest | None
+    ) -> list[float]:
+        """Log-probabilities of the `wanted` tokens as the next one."""
         sampling = SamplingParams(
             max_tokens=1,
             temperature=0.0,
-            logprob_token_ids=list(request.label_ids),
+            logprob_token_ids=list(wanted),
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
             skip_clone=True,
         )
+        output = await self._generate(token_ids, sampling, adapter)
+        assert output.logprobs is not None, output
+        read = output.logprobs[0]
+        return [read[token].logprob if token in read else np.nan for token in wanted]
+
+    async def _think(
+        self, token_ids: tuple[int, ...], thought: Thought, adapter: LoRARequest | None
+    ) -> tuple[int, ...]:
+        sampling = SamplingParams(
+            max_tokens=thought.max_tokens,
+            temperature=0.0,
+            stop_token_ids=list(thought.stop_ids),
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+            skip_clone=True,
+        )
+        output = await self._generate(token_ids, sampling, adapter)
+        return thought.complete(list(output.token_ids))
+
+    async def _generate(
+        self, token_ids: tuple[int, ...], sampling: SamplingParams, adapter: LoRARequest | None
+    ) -> CompletionOutput:
         self._n_requests += 1
         final = None
         try:
             async for output in self._engine.generate(
-                TokensPrompt(prompt_token_ids=list(request.token_ids)),
+                TokensPrompt(prompt_token_ids=list(token_ids)),
                 sampling,
                 str(self._n_requests),
                 lora_request=adapter,
@@ -162,11 +205,8 @@ class VllmBackend:
                 final = output
         except EngineDeadError as error:
             raise EngineLost(str(error)) from error
-        assert final is not None and final.outputs[0].logprobs is not None, final
-        read = final.outputs[0].logprobs[0]
-        return np.array(
-            [read[i].logprob if i in read else np.nan for i in request.label_ids], np.float32
-        )
+        assert final is not None
+        return final.outputs[0]
 
     def _refuse(self, version: int, gap: float, reason: str) -> PublishReport:
         self._n_refused += 1

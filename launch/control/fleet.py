@@ -335,6 +335,7 @@ class Fleet:
             {
                 "config": config.language,
                 "model": config.prior.model,
+                "prompt": config.prior.prompt,
                 "seed": config.seed,
                 "source": self._links.text_source(
                     self.replays, config.language.batch_size, config.seed

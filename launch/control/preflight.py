@@ -15,6 +15,7 @@ from launch.config import Config, ConfigError
 from launch.control.fleet import search_seats
 from launch.control.pacing import make_limiter
 from learner.language.model_folder import resolve_model
+from learner.language.prompt_config import read_examples
 from replay_service import GameSpec, check_capacity
 
 
@@ -40,7 +41,8 @@ def preflight(config: Config, console: Console) -> tuple[GameSpec, str]:
         if config.prior.enabled:
             # Built or found here once, so that no child has to.
             resolve_model(config.prior.model)
-            _check_same_prompts(config)
+            if config.prior.prompt.examples is not None:
+                read_examples(Path(config.prior.prompt.examples))
     except ValueError as error:
         raise ConfigError(str(error)) from error
     if config.replay.min_positions > config.total_env_steps:
@@ -73,17 +75,6 @@ def _check_search(config: Config) -> None:
             f"acting.envs_per_actor={n_acting} or of {seats[-1]} evaluation games has up to "
             f"{n_roots} roots; raise search.max_roots, set it to 0 for no limit, or lower these"
         )
-
-
-def _check_same_prompts(config: Config) -> None:
-    """What the language learner trains on must be what the engine is asked."""
-    for name in ("max_prompt_tokens", "shuffle_labels"):
-        asked, trained = getattr(config.prior, name), getattr(config.language, name)
-        if config.language.enabled and asked != trained:
-            raise ConfigError(
-                f"prior.{name}={asked} and language.{name}={trained} differ, so the model would "
-                "be tuned on other prompts than it is asked; set both alike"
-            )
 
 
 def choose_device(wanted: str, console: Console) -> str:

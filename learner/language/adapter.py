@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from learner.language.prompt import ScoreRequest
+
 KEPT_VERSIONS = 3  # an engine may still serve the one before the newest
 _FOLDER = re.compile(r"adapter-(\d{6,})")
 _CHECK_FILE = "check.json"
@@ -31,20 +33,19 @@ class Adapter:
 
 @dataclass(frozen=True, slots=True)
 class AdapterCheck:
-    """Prompts with what the trainer reads at their ends.
+    """Questions with what the trainer answers, by which an engine shows that it loaded the adapter.
 
-    token_ids: per prompt its tokens; label_ids: per prompt K tokens
-    log_probs: per prompt [K] float32, full-vocabulary
+    requests: without thoughts, which need not agree between engines
+    log_probs: per request [K] float32, full-vocabulary
     """
 
-    token_ids: tuple[tuple[int, ...], ...]
-    label_ids: tuple[tuple[int, ...], ...]
+    requests: tuple[ScoreRequest, ...]
     log_probs: tuple[NDArray[np.float32], ...]
 
     def write(self, folder: Path) -> None:
         content = {
-            "token_ids": self.token_ids,
-            "label_ids": self.label_ids,
+            "token_ids": [request.token_ids for request in self.requests],
+            "answers": [request.answers for request in self.requests],
             "log_probs": [row.tolist() for row in self.log_probs],
         }
         (folder / _CHECK_FILE).write_text(json.dumps(content), encoding="utf-8")
@@ -55,8 +56,10 @@ class AdapterCheck:
         try:
             content = json.loads((folder / _CHECK_FILE).read_text(encoding="utf-8"))
             return cls(
-                tuple(tuple(row) for row in content["token_ids"]),
-                tuple(tuple(row) for row in content["label_ids"]),
+                tuple(
+                    ScoreRequest(tuple(row), tuple(tuple(answer) for answer in answers))
+                    for row, answers in zip(content["token_ids"], content["answers"], strict=True)
+                ),
                 tuple(np.array(row, np.float32) for row in content["log_probs"]),
             )
         except (OSError, KeyError, TypeError, ValueError) as error:

@@ -19,10 +19,12 @@ class ChatTemplate:
 
     head: everything before the question, the instructions included; the same for every state.
     tail: ends the question and opens the model's answer.
+    end:  the token that ends the model's answer.
     """
 
     head: str
     tail: str
+    end: str
 
     @classmethod
     def load(cls, model_folder: Path, instructions: str) -> ChatTemplate:
@@ -32,8 +34,9 @@ class ChatTemplate:
         """
         settings = _read_json(model_folder / "tokenizer_config.json")
         source = _template_source(model_folder, settings)
+        end = _token_text(settings.get("eos_token"))
         if source is None:
-            return cls(f"{instructions}\n\n", "\nAnswer:\n")
+            return cls(f"{instructions}\n\n", "\nAnswer:\n", end)
         text = _render(source, settings)
         if text.count(_USER_MARK) != 1 or text.count(_SYSTEM_MARK) != 1:
             raise ValueError(
@@ -41,7 +44,7 @@ class ChatTemplate:
                 "use an instruct model with an ordinary chat template"
             )
         head, _, tail = text.replace(_SYSTEM_MARK, instructions).partition(_USER_MARK)
-        return cls(head, tail)
+        return cls(head, tail, end)
 
 
 def _template_source(folder: Path, settings: dict[str, object]) -> str | None:

@@ -25,8 +25,6 @@ class LanguageConfig:
     world_model_updates_per_call: int = 64  # world-model updates between two train calls
     publish_every: int = 16  # optimiser steps between two published adapters
     n_check_prompts: int = 4  # prompts by which an engine checks a new adapter
-    max_prompt_tokens: int = 512  # as prior.max_prompt_tokens
-    shuffle_labels: bool = True  # as prior.shuffle_labels
 
     def __post_init__(self) -> None:
         counts = (
@@ -46,8 +44,4 @@ class LanguageConfig:
             raise ValueError(
                 f"micro_batch_size must be at most batch_size={self.batch_size}, "
                 f"got {self.micro_batch_size}"
-            )
-        if self.max_prompt_tokens < 128:
-            raise ValueError(
-                f"max_prompt_tokens must be at least 128, got {self.max_prompt_tokens}"
             )

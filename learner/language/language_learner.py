@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -27,8 +27,9 @@ from learner.language.adapter import (
 )
 from learner.language.config import LanguageConfig
 from learner.language.language_state import LanguageState, read_state, write_state
-from learner.language.prompt import PromptBuilder, ScoringPrompt
-from learner.language.scoring import label_log_probs, load_causal_lm
+from learner.language.prompt import PromptBuilder, ScoreRequest, ScoringPrompt
+from learner.language.prompt_config import PromptConfig
+from learner.language.scoring import answer_log_probs, load_causal_lm
 from replay_service.targets import TextBatch
 
 N_VARIANTS = 64  # ways to deal labels in training, so that no label comes to mean an action
@@ -97,16 +98,12 @@ class LanguageLearner:
         adapters_dir: Path,
         *,
         seed: int,
+        prompt: PromptConfig | None = None,
         device: str = "cpu",
     ) -> None:
         """New versions continue after those found in `adapters_dir`."""
         self._config = config
-        self._builder = PromptBuilder(
-            model_folder,
-            max_tokens=config.max_prompt_tokens,
-            seed=seed,
-            shuffle=config.shuffle_labels,
-        )
+        self._builder = PromptBuilder(model_folder, prompt or PromptConfig(), seed=seed)
         base, self._pad_id = load_causal_lm(model_folder, "float32", device)
         # The head and the embeddings stay frozen: vLLM takes no adapters of them here.
         lora = LoraConfig(
@@ -131,7 +128,7 @@ class LanguageLearner:
         self._rng = np.random.default_rng(seed)
         self._updates = 0
         self._published_at = 0
-        self._check_prompts: list[ScoringPrompt] = []
+        self._check_requests: list[ScoreRequest] = []
 
     @property
     def updates(self) -> int:
@@ -183,7 +180,7 @@ class LanguageLearner:
         for start in range(0, len(examples), size):
             part = examples[start : start + size]
             loss, more = label_losses(
-                self._log_probs([e.prompt for e in part]),
+                self._log_probs([e.prompt.request for e in part]),
                 [e.target for e in part],
                 self._config.mass_weight,
             )
@@ -199,7 +196,10 @@ class LanguageLearner:
             )
         self._optimizer.step()
         self._updates += 1
-        self._check_prompts = [e.prompt for e in examples[: self._config.n_check_prompts]]
+        self._check_requests = [
+            replace(e.prompt.request, thought=None)
+            for e in examples[: self._config.n_check_prompts]
+        ]
         metrics = {f"language_{name}": value / len(examples) for name, value in sums.items()}
         metrics["language_grad_norm"] = float(norm)
         metrics["language_supervised"] = float(len(examples))
@@ -207,18 +207,14 @@ class LanguageLearner:
 
     def publish(self) -> Adapter:
         """Writes the adapter under the next version, with the answers an engine must reproduce."""
-        if not self._check_prompts:
+        if not self._check_requests:
             raise RuntimeError("nothing to publish: the language learner has not trained yet")
         version = self._version + 1
         folder = adapter_folder(self._adapters_dir, version)
         self._adapters_dir.mkdir(parents=True, exist_ok=True)
         with torch.no_grad():
-            rows = [row.cpu().numpy() for row in self._log_probs(self._check_prompts)]
-        check = AdapterCheck(
-            tuple(p.token_ids for p in self._check_prompts),
-            tuple(p.label_ids for p in self._check_prompts),
-            tuple(rows),
-        )
+            rows = [row.cpu().numpy() for row in self._log_probs(self._check_requests)]
+        check = AdapterCheck(tuple(self._check_requests), tuple(rows))
         with tempfile.TemporaryDirectory(dir=self._adapters_dir, prefix=".new-") as work:
             written = Path(work) / "adapter"
             self._model.save_pretrained(written)
@@ -246,9 +242,8 @@ class LanguageLearner:
         self._published_at = state.published_at
         self._rng.bit_generator.state = state.rng
 
-    def _log_probs(self, prompts: Sequence[ScoringPrompt]) -> list[Tensor]:
-        tokens, labels = [p.token_ids for p in prompts], [p.label_ids for p in prompts]
-        return label_log_probs(self._model, tokens, labels, self._pad_id)
+    def _log_probs(self, requests: Sequence[ScoreRequest]) -> list[Tensor]:
+        return answer_log_probs(self._model, requests, self._pad_id)
 
     def _examples(self, batch: TextBatch) -> list[Example]:
         """The states of `batch` that can be learnt from; at most the configured batch size."""

@@ -13,6 +13,7 @@ from ray.actor import ActorHandle
 from learner.language.config import LanguageConfig
 from learner.language.language_learner import LanguageLearner, LanguageReport, TextSource
 from learner.language.model_folder import resolve_model
+from learner.language.prompt_config import PromptConfig
 from replay_service.targets import TextBatch
 
 SAMPLE_TIMEOUT_S = 60.0
@@ -38,19 +39,21 @@ class LanguageLearnerActor:
         self,
         config: LanguageConfig,
         model: str | None,
+        prompt: PromptConfig,
         *,
         seed: int,
         source: TextSource,
         adapters_dir: str | Path | None = None,
         device: str = "cpu",
     ) -> None:
-        """`model` is prior.model. Without `adapters_dir` adapters go to a temporary folder, which
-        engines on this machine can read but a resumed run will not find.
+        """`model` and `prompt` are prior.model and prior.prompt. Without `adapters_dir` adapters go
+        to a temporary folder, which engines on this machine can read but a resumed run will not
+        find.
         """
         torch.set_num_threads(1)
         folder = Path(adapters_dir or tempfile.mkdtemp(prefix="warpzone-adapters-"))
         self._learner = LanguageLearner(
-            config, resolve_model(model), folder, seed=seed, device=device
+            config, resolve_model(model), folder, seed=seed, prompt=prompt, device=device
         )
         self._source = source
 

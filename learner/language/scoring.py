@@ -1,4 +1,4 @@
-"""Reads the log-probabilities of label tokens from a transformers model, batched."""
+"""Reads the log-probabilities of answers from a transformers model, batched."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from learner.language.answer_trie import AnswerTrie
+from learner.language.prompt import ScoreRequest, Thought
+
 
 def load_causal_lm(folder: Path, dtype: str, device: str) -> tuple[nn.Module, int]:
     """A causal language model in evaluation mode, and a token id to pad with."""
@@ -18,32 +21,88 @@ def load_causal_lm(folder: Path, dtype: str, device: str) -> tuple[nn.Module, in
     return model.to(device).eval(), int(eos[0] if isinstance(eos, list) else eos or 0)
 
 
-def label_log_probs(
-    model: nn.Module,
-    token_ids: Sequence[Sequence[int]],
-    label_ids: Sequence[Sequence[int]],
-    pad_id: int,
+def answer_log_probs(
+    model: nn.Module, requests: Sequence[ScoreRequest], pad_id: int
 ) -> list[Tensor]:
-    """Per prompt [K] float32: full-vocabulary log-probabilities of its labels as the next token.
+    """Per request [K] float32: full-vocabulary joint log-probabilities of its answers.
 
-    Prompts are padded on the left, so that one row of logits each is all that is computed.
+    One row a request, however many answers: behind the prompt stand the inner nodes of the answers'
+    tree, each of which attends to the prompt and its own ancestors only. Thoughts come first, by
+    greedy decoding without gradients.
     """
-    device = next(model.parameters()).device
-    width = max(len(ids) for ids in token_ids)
-    ids = torch.full((len(token_ids), width), pad_id)
-    mask = torch.zeros((len(token_ids), width), dtype=torch.int64)
-    for row, prompt in enumerate(token_ids):
-        ids[row, width - len(prompt) :] = torch.tensor(prompt)
-        mask[row, width - len(prompt) :] = 1
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    prompts = [_with_thought(model, request, pad_id) for request in requests]
+    tries = [AnswerTrie(request.answers) for request in requests]
+    ids, mask, positions = _rows(prompts, tries, pad_id)
+    device, dtype = next(model.parameters()).device, next(model.parameters()).dtype
+    n_nodes = max(len(trie.prefixes) for trie in tries)
+    attention = mask.long()[:, -1] if n_nodes == 1 else _additive(mask, dtype)
     logits = model(
         input_ids=ids.to(device),
-        attention_mask=mask.to(device),
+        attention_mask=attention.to(device),
         position_ids=positions.to(device),
         use_cache=False,
-        logits_to_keep=1,
-    ).logits[:, -1]
-    log_probs = logits.float().log_softmax(-1)  # float32: half-precision sums lose a few percent
-    return [
-        log_probs[row, torch.tensor(labels, device=device)] for row, labels in enumerate(label_ids)
-    ]
+        logits_to_keep=n_nodes,
+    ).logits.float()  # half-precision sums lose a few percent
+    totals = logits.logsumexp(-1)
+    answers = []
+    for row, trie in enumerate(tries):
+        reads = [
+            logits[row, node, torch.tensor(children, device=device)] - totals[row, node]
+            for node, children in enumerate(trie.children)
+        ]
+        answers.append(torch.stack(trie.join(reads)))
+    return answers
+
+
+def _rows(
+    prompts: Sequence[Sequence[int]], tries: Sequence[AnswerTrie], pad_id: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens [B, L], who may attend to whom [B, L, L] bool, positions [B, L].
+
+    Prompts end in the same column, so that the nodes' logits are the last ones of every row: the
+    root's is that of the prompt's last token.
+    """
+    width = max(map(len, prompts))
+    length = width + max(len(trie.prefixes) for trie in tries) - 1
+    ids = torch.full((len(prompts), length), pad_id)
+    positions = torch.zeros((len(prompts), length), dtype=torch.int64)
+    mask = torch.zeros((len(prompts), length, length), dtype=torch.bool)
+    mask[:] = torch.eye(length, dtype=torch.bool)  # padding too: a row of nothing would be NaN
+    for row, (prompt, trie) in enumerate(zip(prompts, tries, strict=True)):
+        start = width - len(prompt)
+        ids[row, start:width] = torch.tensor(prompt)
+        positions[row, start:width] = torch.arange(len(prompt))
+        mask[row, start:width, start:width] = torch.ones(len(prompt), len(prompt)).tril().bool()
+        for node in range(1, len(trie.prefixes)):
+            column = width - 1 + node
+            ids[row, column] = trie.prefixes[node][-1]
+            positions[row, column] = len(prompt) - 1 + len(trie.prefixes[node])
+            mask[row, column] |= mask[row, width - 1 + trie.parents[node]]
+    return ids, mask, positions
+
+
+def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """[B, L, L] bool -> [B, 1, L, L], what attention adds to its scores."""
+    return torch.where(mask, 0.0, torch.finfo(dtype).min).to(dtype).unsqueeze(1)
+
+
+def _with_thought(model: nn.Module, request: ScoreRequest, pad_id: int) -> tuple[int, ...]:
+    if request.thought is None:
+        return request.token_ids
+    return (*request.token_ids, *_think(model, request.token_ids, request.thought, pad_id))
+
+
+@torch.no_grad()
+def _think(
+    model: nn.Module, token_ids: tuple[int, ...], thought: Thought, pad_id: int
+) -> tuple[int, ...]:
+    ids = torch.tensor([token_ids], device=next(model.parameters()).device)
+    said = model.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=thought.max_tokens,
+        do_sample=False,
+        eos_token_id=list(thought.stop_ids),
+        pad_token_id=pad_id,
+    )[0, len(token_ids) :].tolist()
+    return thought.complete(said)

@@ -56,10 +56,8 @@ def refused(capsys, run_dir: Path, *arguments: str) -> str:
         (["--reanalysis.share", "1.0"], ["reanalysis.share", "1.0", "[0, 1)", "0 is off"]),
         (["--resume", "./no-checkpoint"], ["resume", "./no-checkpoint", "auto, must, never"]),
         (["--resume", "must"], ["resume", "must", "--run-dir"]),
-        (
-            ["--language.shuffle-labels", "true"],
-            ["prior.shuffle_labels=False", "language.shuffle_labels=True"],
-        ),
+        (["--prior.prompt.examples", "none.json"], ["prior.prompt.examples none.json", "can't be"]),
+        (["--prior.prompt.max-tokens", "10"], ["max_tokens must be at least 128, got 10"]),
     ],
 )
 def test_a_bad_setting_is_refused_before_anything_is_made(tmp_path, capsys, arguments, words):

@@ -22,6 +22,7 @@ from actors.prior.backend import (
 from actors.prior.client import PATIENCE, PriorClient
 from actors.prior.config import PriorConfig
 from learner.language.prompt import PromptBuilder
+from learner.language.prompt_config import PromptConfig
 
 OPTIONS = ("wait", "walk right", "run right", "jump")
 
@@ -66,7 +67,7 @@ class ScriptedTransport:
 
     def release(self, handle: int, version: int = 0) -> None:
         """Log-probability of a label is -its token id / 10."""
-        rows = [-np.array(r.label_ids, np.float32) / 10 for r in self.sent[handle]]
+        rows = [-np.array(r.answers, np.float32)[:, 0] / 10 for r in self.sent[handle]]
         self.ready[handle] = ScoreBatch(tuple(rows), version)
 
 
@@ -87,7 +88,7 @@ class Bench:
 
 @pytest.fixture(scope="module")
 def builder(tiny_llm: Path) -> PromptBuilder:
-    return PromptBuilder(tiny_llm, max_tokens=512, seed=0)
+    return PromptBuilder(tiny_llm, PromptConfig(), seed=0)
 
 
 @pytest.mark.parametrize(("temperature", "epsilon"), [(1.0, 0.0), (2.0, 0.1), (0.5, 1.0)])
@@ -96,7 +97,7 @@ def test_probabilities_by_hand(builder: PromptBuilder, temperature: float, epsil
     pending = bench.client.ask(["a state"], [OPTIONS])
     bench.transport.release(0)
     prior = pending.collect()
-    labels = np.array(builder.build("a state", OPTIONS).label_ids)
+    labels = np.array(builder.build("a state", OPTIONS).request.answers)[:, 0]
     weights = np.exp(-labels / 10 / temperature)
     expected = (1 - epsilon) * weights / weights.sum() + epsilon / 4
     np.testing.assert_allclose(prior.probabilities, expected[None], rtol=1e-5)
@@ -118,16 +119,16 @@ def test_the_order_in_which_labels_are_dealt_does_not_matter(tiny_llm: Path) -> 
             body = self.builder.text(request.token_ids).rpartition("Actions:\n")[2]
             lines = body.partition("<|im_end|>")[0].splitlines()
             length = {line[0]: len(line) for line in lines}
-            labels = [self.builder.text([label]) for label in request.label_ids]
+            labels = [self.builder.text(answer) for answer in request.answers]
             return np.array([-length[label] for label in labels], np.float32)
 
     priors, prompts = [], set()
     for seed in range(6):
-        builder = PromptBuilder(tiny_llm, max_tokens=512, seed=seed)
+        builder = PromptBuilder(tiny_llm, PromptConfig(), seed=seed)
         transport = LocalPriorTransport(TextScorer(builder))
         client = PriorClient(PriorConfig(), transport, seed=seed, builder=builder)
         priors.append(client.ask(["a state"], [OPTIONS]).collect().probabilities)
-        prompts.add(builder.build("a state", OPTIONS).token_ids)
+        prompts.add(builder.build("a state", OPTIONS).request.token_ids)
     assert len(prompts) > 1
     for prior in priors[1:]:
         np.testing.assert_array_equal(prior, priors[0])
@@ -284,7 +285,6 @@ def test_env_actors_load_neither_vllm_nor_transformers() -> None:
         ({"epsilon_uniform": 1.5}, r"epsilon_uniform must lie in \[0, 1\], got 1.5"),
         ({"max_in_flight": 0}, "max_in_flight must be at least 1, got 0"),
         ({"cache_size": -1}, "cache_size must be at least 0, got -1"),
-        ({"max_prompt_tokens": 10}, "max_prompt_tokens must be at least 128, got 10"),
         ({"model": ""}, "model must be a folder or a name, got ''"),
     ],
 )

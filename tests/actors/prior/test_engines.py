@@ -10,7 +10,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -36,11 +36,17 @@ from learner.language.adapter import Adapter, AdapterCheck
 from learner.language.config import LanguageConfig
 from learner.language.language_learner import LanguageLearner
 from learner.language.prompt import PromptBuilder
+from learner.language.prompt_config import PromptConfig
 from learner.language.tiny_llm import mario_line
 from replay_service.targets import TextBatch
 
+COMMANDS = (
+    "take key", "take knife from table", "open door", "open chest", "go north", "go south",
+    "cook carrot with stove", "cook carrot with oven", "look", "look around", "inventory", "wait",
+)  # fmt: skip
 OPTIONS = tuple(f"option {i}" for i in range(62))
 RANK = 8
+LONGEST = PromptConfig(max_tokens=544, reasoning_tokens=8)  # room for prompts of all kinds
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,8 @@ class Serving:
     config: PriorConfig
 
     def client(self, seed: int = 0) -> PriorClient:
-        return PriorClient(self.config, RayPriorTransport(self.actor), seed=seed)
+        config = replace(self.config, prompt=PromptConfig())
+        return PriorClient(config, RayPriorTransport(self.actor), seed=seed)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +73,7 @@ def serving(tiny_llm: Path) -> Iterator[Serving]:
             log_to_driver=False,
             object_store_memory=100 * 1024 * 1024,
         )
-    config = PriorConfig(model=str(tiny_llm), deadline_s=60.0, kv_cache_mb=64)
+    config = PriorConfig(model=str(tiny_llm), deadline_s=60.0, kv_cache_mb=64, prompt=LONGEST)
     environment = {**ENGINE_ENV, "PYTHONPATH": str(Path(__file__).parents[3])}
     actor = (
         ray.remote(PriorEngineActor)
@@ -104,15 +111,29 @@ def adapters(tiny_llm: Path, tmp_path_factory: pytest.TempPathFactory) -> list[A
     return [adapter for adapter in published if adapter is not None]
 
 
-def make_requests(folder: Path, n_states: int, seed: int) -> list[ScoreRequest]:
+def make_requests(folder: Path, n_states: int, seed: int, **settings: object) -> list[ScoreRequest]:
     rng = np.random.default_rng(seed)
-    builder = PromptBuilder(folder, max_tokens=512, seed=seed)
+    builder = PromptBuilder(folder, PromptConfig(**settings), seed=seed)
     requests = []
     for _ in range(n_states):
         options = OPTIONS[: rng.choice([2, 3, 7, 12, 40])]
+        if settings.get("scoring") == "text":
+            options = tuple(rng.permutation(COMMANDS)[: rng.choice([2, 3, 7, 12])])
         prompt = builder.build(mario_line(rng), options)
-        requests.append(ScoreRequest(prompt.token_ids, prompt.label_ids))
+        requests.append(prompt.request)
     return requests
+
+
+def joint_by_full_rows(backend: TransformersBackend, request: ScoreRequest) -> np.ndarray:
+    """Each answer behind the whole prompt, in a forward pass of its own."""
+    joint = []
+    for answer in request.answers:
+        ids = (*request.token_ids, *answer)
+        with torch.no_grad():
+            log_probs = backend._model(torch.tensor([ids])).logits[0].log_softmax(-1)
+        first = len(request.token_ids) - 1
+        joint.append(sum(float(log_probs[first + i, token]) for i, token in enumerate(answer)))
+    return np.array(joint)
 
 
 def assert_equal_scores(ours, theirs, tolerance: float = 1e-4) -> None:
@@ -133,8 +154,32 @@ def test_oracle_against_a_plain_forward(tiny_llm: Path) -> None:
     (request,) = make_requests(tiny_llm, 1, seed=2)
     with torch.no_grad():
         logits = backend._model(torch.tensor([request.token_ids])).logits[0, -1]
-    expected = logits.log_softmax(-1)[list(request.label_ids)].numpy()
+    expected = logits.log_softmax(-1)[[label for (label,) in request.answers]].numpy()
     np.testing.assert_allclose(backend.score([request]).log_probs[0], expected, atol=1e-6)
+
+
+def test_text_is_scored_as_each_answer_alone_would_be(tiny_llm: Path) -> None:
+    backend = TransformersBackend(PriorConfig(), tiny_llm)
+    requests = make_requests(tiny_llm, 30, seed=7, scoring="text")
+    assert max(len(answer) for request in requests for answer in request.answers) > 4
+    for request, row in zip(requests, backend.score(requests).log_probs, strict=True):
+        np.testing.assert_allclose(row, joint_by_full_rows(backend, request), atol=1e-4)
+
+
+def test_a_thought_comes_before_the_answer(tiny_llm: Path) -> None:
+    """Scores are those behind the model's own greedy words."""
+    backend = TransformersBackend(PriorConfig(), tiny_llm)
+    for request in make_requests(tiny_llm, 5, seed=8, max_tokens=544, reasoning_tokens=6):
+        said, ids = [], list(request.token_ids)
+        for _ in range(request.thought.max_tokens):
+            with torch.no_grad():
+                said.append(int(backend._model(torch.tensor([ids])).logits[0, -1].argmax()))
+            ids.append(said[-1])
+        completed = request.thought.complete(said)
+        assert len(completed) > len(request.thought.close_ids), "the model says nothing at all"
+        plain = ScoreRequest((*request.token_ids, *completed), request.answers)
+        ours, theirs = backend.score([request]), backend.score([plain])
+        np.testing.assert_allclose(ours.log_probs[0], theirs.log_probs[0], atol=1e-5)
 
 
 def test_local_engine_is_deterministic_and_takes_adapters(
@@ -190,14 +235,21 @@ def test_gpu_engines_keep_their_own_process() -> None:
 # Below this line: one vLLM engine, in this order.
 
 
-def test_vllm_equals_the_oracle(serving: Serving, tiny_llm: Path) -> None:
-    requests = make_requests(tiny_llm, 60, seed=4)
+@pytest.mark.parametrize("scoring", ["label", "text"])
+def test_vllm_equals_the_oracle(serving: Serving, tiny_llm: Path, scoring: str) -> None:
+    requests = make_requests(tiny_llm, 200, seed=4, scoring=scoring)
     oracle = TransformersBackend(PriorConfig(), tiny_llm).score(requests)
     served = ray.get(serving.actor.score.remote(requests))
     assert served.version == 0 and serving.ready.version == 0
     assert_equal_scores(served, oracle)
     assert np.ptp(np.concatenate(oracle.log_probs)) > 1.0  # the comparison could have failed
     # The same again, now from cached prefixes.
+    assert_equal_scores(ray.get(serving.actor.score.remote(requests)), oracle)
+
+
+def test_vllm_thinks_like_the_oracle(serving: Serving, tiny_llm: Path) -> None:
+    requests = make_requests(tiny_llm, 20, seed=9, max_tokens=544, reasoning_tokens=6)
+    oracle = TransformersBackend(PriorConfig(), tiny_llm).score(requests)
     assert_equal_scores(ray.get(serving.actor.score.remote(requests)), oracle)
 
 
@@ -211,9 +263,9 @@ def test_vllm_serves_many_clients_at_once(serving: Serving, tiny_llm: Path) -> N
     for seed, (pending, mine) in enumerate(zip(asked, states, strict=True)):
         prior = pending.collect()
         assert prior.available.all() and pending.version == 0
-        builder = PromptBuilder(tiny_llm, max_tokens=512, seed=seed)
+        builder = PromptBuilder(tiny_llm, PromptConfig(), seed=seed)
         prompt = builder.build(mine[0], OPTIONS[:7])
-        (row,) = oracle.score([ScoreRequest(prompt.token_ids, prompt.label_ids)]).log_probs
+        (row,) = oracle.score([prompt.request]).log_probs
         expected = 0.95 * torch.tensor(row).softmax(0).numpy() + 0.05 / 7
         np.testing.assert_allclose(prior.probabilities[0], expected, atol=1e-4)
 
@@ -252,9 +304,7 @@ def test_vllm_refuses_a_wrong_adapter_and_goes_on(
     assert not gone.accepted and "no usable check.json" in gone.reason
     empty = tmp_path / "empty"
     empty.mkdir()
-    AdapterCheck((requests[0].token_ids,), (requests[0].label_ids,), before.log_probs[:1]).write(
-        empty
-    )
+    AdapterCheck(tuple(requests[:1]), before.log_probs[:1]).write(empty)
     assert not ray.get(serving.actor.publish.remote(9, str(empty))).accepted
     assert_equal_scores(ray.get(serving.actor.score.remote(requests)), before, 1e-5)
     health = ray.get(serving.actor.health.remote())

@@ -13,14 +13,14 @@ from learner.language.adapter import AdapterCheck, published_adapters
 from learner.language.config import LanguageConfig
 from learner.language.language_learner import LanguageLearner, label_losses
 from learner.language.language_learner_actor import LanguageLearnerActor, RayTextSource
+from learner.language.prompt_config import PromptConfig
 from replay_service.targets import TextBatch
 
 OPTIONS = ("wait", "walk right", "run right", "jump")
 STATES = ("pit 3 ahead width 2", "nothing ahead", "goomba +2.0,+0.0 moving left")
 BEST = (3, 2, 3)
-FAST = LanguageConfig(
-    batch_size=6, micro_batch_size=6, learning_rate=5e-3, publish_every=100, shuffle_labels=False
-)
+PROMPT = PromptConfig(shuffle=False)
+FAST = LanguageConfig(batch_size=6, micro_batch_size=6, learning_rate=5e-3, publish_every=100)
 
 
 class ToySource:
@@ -50,7 +50,7 @@ def one_thread() -> None:
 
 
 def make_learner(folder: Path, out: Path, config: LanguageConfig = FAST) -> LanguageLearner:
-    return LanguageLearner(config, folder, out, seed=1)
+    return LanguageLearner(config, folder, out, seed=1, prompt=PROMPT)
 
 
 def parameters(learner: LanguageLearner) -> dict[str, torch.Tensor]:
@@ -84,9 +84,7 @@ def test_small_forward_passes_give_the_same_step(tiny_llm: Path, tmp_path: Path)
     """Five examples in passes of two: the gradient is divided by five."""
     batch = ToySource(n_states=5).next()
     whole = make_learner(tiny_llm, tmp_path)
-    parts = make_learner(
-        tiny_llm, tmp_path, LanguageConfig(batch_size=6, micro_batch_size=2, shuffle_labels=False)
-    )
+    parts = make_learner(tiny_llm, tmp_path, LanguageConfig(batch_size=6, micro_batch_size=2))
     assert whole.update(batch)["language_grad_norm"] == pytest.approx(
         parts.update(batch)["language_grad_norm"], rel=1e-4
     )
@@ -177,7 +175,12 @@ def test_bad_settings(changes: dict[str, float], message: str) -> None:
 def test_the_process_shell_runs_without_ray(tiny_llm: Path, tmp_path: Path) -> None:
     config = LanguageConfig(batch_size=4, micro_batch_size=4, publish_every=2)
     actor = LanguageLearnerActor(
-        config, str(tiny_llm), seed=0, source=ToySource(), adapters_dir=tmp_path / "adapters"
+        config,
+        str(tiny_llm),
+        PROMPT,
+        seed=0,
+        source=ToySource(),
+        adapters_dir=tmp_path / "adapters",
     )
     report = actor.train(2)
     assert report.n_updates == 2 and report.adapter is not None and actor.ping() > 0
