@@ -120,6 +120,10 @@ class ReplayShards:
             self.book.accounts[index_of(call.child)].in_flight -= n_bytes
             self.add(call.args[0], n_bytes)
 
+    def forget(self, call: Call) -> None:
+        """A payload is gone: the node that held it went before a shard had it."""
+        self.book.accounts[index_of(call.child)].in_flight -= self._take(call)
+
     def _take(self, call: Call) -> int:
         """The bytes of a payload that is in flight no longer."""
         position = next(i for i, (sent, _) in enumerate(self._adds) if sent is call)
