@@ -101,8 +101,9 @@ class RayRuntime:
             return []
         refs = [call.answer for call in calls]
         # One answer is enough to go on: the rest is picked up in the next turn without waiting.
-        ray.wait(refs, num_returns=1, timeout=timeout_s, fetch_local=False)
-        done, _ = ray.wait(refs, num_returns=len(refs), timeout=0, fetch_local=False)
+        # Ready is what is here: to fetch an answer from a node that is gone takes half a minute.
+        ray.wait(refs, num_returns=1, timeout=timeout_s)
+        done, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
         ready = set(done)
         now = time.monotonic()
         return [

@@ -109,5 +109,5 @@ class Roster:
         now = self._clock()
         self._since[child.name] = now
         health = self._health[child.name]
-        wait_s = health.restart_at - now if health.state is State.RESTARTING else 0.0
+        wait_s = max(0.0, health.restart_at - now) if health.state is State.RESTARTING else 0.0
         self._reporter.child_state(child.name, before, health.state, wait_s)
