@@ -130,7 +130,7 @@ class Supervisor:
         if child.role == "replay":
             # What one shard refuses, the others would refuse as well.
             return not failure.raised and self._shards.may_lose(child)
-        if child.role == "learner" and failure.raised:
+        if child.role in SAVERS and failure.raised:
             return False  # the next one would raise it again
         return child.role in REPLACEABLE + RESTARTABLE
 
