@@ -9,11 +9,21 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 
 import psutil
 import pytest
+import ray
 from ray.cluster_utils import Cluster
 
+from launch.config import Config
+from launch.control.call_book import CallBook
+from launch.control.progress import Progress
+from launch.control.ray_runtime import RayRuntime
+from launch.control.roster import Roster
+from launch.control.runtime import Call, CallFailed, Child
+from launch.control.shards import ReplayShards
+from launch.control.supervision import Supervisor
 from tests.chaos.real_run import EXIT_RESUMABLE
 from tests.e2e.test_env_faults import COLLECT_STEPS, faulty_run, steps_taken
 
@@ -165,3 +175,72 @@ def drain(address: str, node_id: str) -> None:
         capture_output=True,
         timeout=120,
     )
+
+
+class Player:
+    """Its segments are too large to travel with the answer: they stay on its node."""
+
+    def collect(self, n_bytes: int) -> tuple[int, bytes]:
+        return n_bytes, bytes(n_bytes)
+
+
+class Shard:
+    def add(self, payload: bytes) -> int:
+        return len(payload)
+
+
+class Events:
+    def __init__(self):
+        self.kinds = []
+
+    def event(self, kind, **fields):
+        self.kinds.append(kind)
+
+
+@dataclass
+class OneShard:
+    replays: list[Child]
+
+
+def first_answer(calls: CallBook) -> Call:
+    while True:
+        for call in calls.ready():
+            return call
+
+
+def test_segments_that_went_with_a_node_are_counted_out_and_nobody_is_blamed(cluster, fault_seed):
+    n_bytes = random.Random(fault_seed).randrange(200_000, 2_000_000)
+    node = cluster.add_node(resources={"there": 1}, object_store_memory=OBJECT_STORE_BYTES)
+    ray.init(address=cluster.address, log_to_driver=False)
+    try:
+        runtime, events = RayRuntime(None, num_cpus=0, num_gpus=0), Events()
+        there = ray.remote(Player).options(resources={"there": 1}).remote()
+        player = Child("env-actor-0", "env_actor", there)
+        fleet = OneShard([Child("replay-0", "replay", ray.remote(Shard).remote())])
+        calls = CallBook(runtime, 90.0)
+        shards = ReplayShards(calls, fleet, 1)
+        calls.issue(player, "collect", n_bytes, with_payload=True)
+        made = first_answer(calls)
+        assert runtime.value(made) == n_bytes
+        assert runtime.place_of(player).node_id == node.node_id
+        os.kill(raylet_pid(node), signal.SIGKILL)
+        shards.add(made.payload, n_bytes)
+        with pytest.raises(CallFailed) as caught:
+            runtime.value(first_answer(calls))
+        assert caught.value.lost_object
+        supervisor = Supervisor(
+            Config(),
+            runtime,
+            fleet,
+            calls,
+            Roster(fleet, events, 0),
+            shards,
+            events,
+            Progress(1),
+            checkpoints=None,
+        )
+        assert supervisor.recover(caught.value) == []
+        assert events.kinds == ["segments_lost"]
+        assert shards.book.accounts[0].in_flight == 0 and shards.is_serving(fleet.replays[0])
+    finally:
+        ray.shutdown()
