@@ -80,6 +80,11 @@ class Config:
             raise ValueError(f"total_env_steps must be at least 1, got {self.total_env_steps}")
         if not 0 <= self.seed < 2**31:
             raise ValueError(f"seed must lie in [0, 2**31), got {self.seed}")
+        if self.control.min_actors > self.acting.num_actors:
+            raise ValueError(
+                f"control.min_actors must be at most acting.num_actors, {self.acting.num_actors}, "
+                f"got {self.control.min_actors}"
+            )
 
 
 class ConfigError(ValueError):

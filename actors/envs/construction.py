@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 
 import gymnasium
 from gymnasium.envs.registration import load_env_creator
@@ -16,7 +17,7 @@ def make_env(config: EnvConfig) -> gymnasium.Env:
     Raises ValueError naming env.id for an unknown or unusable environment, env.rom for a bad ROM.
     """
     try:
-        spec = gymnasium.spec(config.id)
+        spec = _registered(config.id)
         settings = _mario_settings(config) if config.is_mario else {}
         if _draws(spec):
             settings["render_mode"] = "rgb_array"
@@ -32,6 +33,13 @@ def make_env(config: EnvConfig) -> gymnasium.Env:
             "so choose an environment with a Discrete action space, such as CartPole-v1"
         )
     return env
+
+
+def _registered(env_id: str) -> gymnasium.envs.registration.EnvSpec:
+    module, colon, name = env_id.partition(":")
+    if colon:
+        importlib.import_module(module)
+    return gymnasium.spec(name if colon else env_id)
 
 
 def _draws(spec: gymnasium.envs.registration.EnvSpec) -> bool:

@@ -96,6 +96,11 @@ class CallBook:
         except CallFailed as failure:
             return failure
 
+    def late(self) -> list[Call]:
+        """Calls in flight that have taken more than half the time that they may take."""
+        now = time.monotonic()
+        return [call for call in self._calls if now - call.issued_at > call.deadline_s / 2]
+
     def n_in_flight(self, *methods: str, child: Child | None = None) -> int:
         """Calls in flight of any of `methods`, or of all, to `child` or to anybody."""
         return sum(

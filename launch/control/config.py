@@ -18,7 +18,8 @@ class ControlConfig:
     bad_updates_before_rollback: int = 8  # updates in a row with NaN or infinity; lower acts sooner
     max_rollbacks: int = 3  # roll-backs of the learner that lead no further before the run stops
     auto_memory: bool = False  # out of memory early on: go on with smaller settings, and say which
-    max_restarts: int = 20  # replacements of one child before the run stops
+    max_restarts: int = 20  # failures of one child an hour that are made good; then it is out
+    min_actors: int = 1  # env actors left, below which the run stops; more stops it sooner
     max_hours: float = 0.0  # hours after which the run stops with a checkpoint; 0 sets no limit
     stop_budget_s: float = 120.0  # seconds that a run which was told to stop has for its checkpoint
 
@@ -27,6 +28,7 @@ class ControlConfig:
             "updates_per_call",
             "checkpoint_every_env_steps",
             "keep_checkpoints",
+            "min_actors",
             "bad_updates_before_rollback",
         ):
             if getattr(self, name) < 1:

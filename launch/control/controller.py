@@ -18,30 +18,27 @@ from actors.search.service import ServiceStats
 from launch.config import Config
 from launch.control.call_book import CallBook
 from launch.control.checkpointer import Checkpointer
+from launch.control.collecting import Collecting
 from launch.control.cut import restore_children
+from launch.control.evaluating import Evaluating
 from launch.control.fleet import Fleet
 from launch.control.language_tuning import LanguageTuning
 from launch.control.memory_ladder import refuse_starved
-from launch.control.pacing import (
-    COLLECTS_IN_FLIGHT,
-    TRAINS_IN_FLIGHT,
-    make_limiter,
-    train_chunk,
-)
+from launch.control.pacing import TRAINS_IN_FLIGHT, make_limiter, train_chunk
 from launch.control.progress import Progress
 from launch.control.refresh_loop import RefreshLoop
 from launch.control.reporter import Reporter
 from launch.control.rollback import RollBack
+from launch.control.roster import Roster
 from launch.control.run_directory import RunDirectory
 from launch.control.runtime import Call, CallFailed, Runtime
 from launch.control.shards import ReplayShards
 from launch.control.shutdown import StopRequest
-from launch.control.supervision import START_BUDGET_S, Supervisor
+from launch.control.supervision import Supervisor
 from learner.language.language_learner import LanguageReport
 from learner.learner import TrainReport
 from replay_service import AddReport
 
-ADDS_IN_FLIGHT_PER_ACTOR = 4
 DRAIN_BUDGET_S = 60.0
 
 
@@ -66,39 +63,41 @@ class Controller:
         self.progress = Progress(config.acting.num_actors)
         self._train_chunk = train_chunk(config)
         self.limiter = make_limiter(config)
-        self._calls = CallBook(runtime, config.control.call_deadline_s)
-        self._shards = ReplayShards(self._calls, fleet, config.replay.num_shards)
+        calls = self._calls = CallBook(runtime, config.control.call_deadline_s)
+        self._shards = ReplayShards(calls, fleet, config.replay.num_shards)
+        roster = self._roster = Roster(fleet, reporter, config.control.max_restarts)
+        self._make_parts(calls, roster)
+        self._handlers = self._make_handlers()
+        self.has_begun = False  # before that, there is nothing to save
+
+    def _make_parts(self, calls: CallBook, roster: Roster) -> None:
+        """Each sees to one concern, and is told of the answers that concern it."""
+        config, fleet, reporter = self._config, self._fleet, self._reporter
+        progress, limiter, store = self.progress, self.limiter, self._run.checkpoints
         self._supervisor = Supervisor(
-            runtime,
-            fleet,
-            self._calls,
-            self._shards,
-            reporter,
-            self.progress,
-            run.checkpoints,
-            config.control.max_restarts,
+            config, self._runtime, fleet, calls, roster, self._shards, reporter, progress, store
         )
-        self._rollback = RollBack(
-            config, self._calls, fleet, run.checkpoints, self.progress, reporter
-        )
-        self._issued_env_steps = 0
-        self._next_evaluation = 0
+        self._rollback = RollBack(config, calls, fleet, store, progress, reporter)
         self._checkpointer = Checkpointer(
             config.control,
-            self._calls,
-            run.checkpoints,
+            calls,
+            store,
             fleet,
-            self.progress,
-            self.limiter,
+            progress,
+            limiter,
             self._shards,
             reporter,
             self._rollback.may_save,
             self._on_failure,
         )
-        self._tuning = LanguageTuning(config, self._calls, fleet, self.progress, reporter)
-        self._refreshes = RefreshLoop(config, self._calls, fleet, self.progress)
-        self.has_begun = False  # before that, there is nothing to save
-        self._handlers: dict[str, Callable[[Call, object], None]] = {
+        self._collecting = Collecting(config, calls, fleet, roster, progress, limiter)
+        self._evaluating = Evaluating(config, calls, fleet, roster, progress, reporter)
+        self._tuning = LanguageTuning(config, calls, fleet, roster, progress, reporter)
+        self._refreshes = RefreshLoop(config, calls, fleet, roster, progress)
+
+    def _make_handlers(self) -> dict[str, Callable[[Call, object], None]]:
+        """Who is told of an answer, by the method that was called."""
+        return {
             "collect": self._on_collect,
             "add": self._on_add,
             "train": self._on_train,
@@ -127,6 +126,7 @@ class Controller:
             self._final_evaluation()
         self.drain()
         self.checkpoint("stopped" if self._stop.requested else "finished")
+        self._roster.end()
         self._reporter.replay(self._shards.figures_now())
         self._reporter.report(self.progress, self.limiter)
 
@@ -152,14 +152,14 @@ class Controller:
             place = self._calls.ask(shard, "placement")
             self._reporter.event("replay_placed", child=shard.name, device=place)
         self._calls.ask(self._fleet.learner, "publish")
-        for child in self._fleet.children():
-            self._calls.issue(child, "ping", deadline_s=START_BUDGET_S)
-        env_steps = self._issued_env_steps = self.progress.env_steps
-        self._next_evaluation = env_steps + self._config.evaluation.every_env_steps
+        self._supervisor.begin()
+        self._collecting.begin()
+        self._evaluating.begin()
         self._checkpointer.begin()
         if resume is not None and resume.is_branch:
             self.checkpoint("resumed")  # what a replaced learner and the same command go on from
         self.has_begun = True
+        self._turn()  # who has answered gets work, in a serial run all
 
     def _turn(self) -> None:
         for call in self._calls.ready():
@@ -168,70 +168,43 @@ class Controller:
             except CallFailed as failure:
                 self._on_failure(failure)
                 continue
+            self._roster.answered(call.child)
             self._reporter.heartbeat(call.child.name, call.method)
             self._handlers[call.method](call, answer)
+        self._supervisor.turn()
         if self._reporter.due():
             self._reporter.report(self.progress, self.limiter)
-            if not self._calls.n_in_flight("sample"):
-                self._calls.issue(self._fleet.monitor, "sample", self._reporter.heartbeats())
-            self._shards.ask_stats()
-            search = self._fleet.search
-            if search is not None and not self._calls.n_in_flight("stats", child=search):
-                self._calls.issue(search, "stats")
-            self._supervisor.ping_quiet_children()
+            self._ask_for_figures()
+            self._supervisor.look_around()
 
     # ------------------------------------------------------------------ issuing
 
     def _issue(self) -> None:
         self._issue_trains()
-        for index in self._fleet.env_actors:
-            self._issue_collects(index)
+        self._collecting.issue()
         self._tuning.issue()
         self._refreshes.issue()
-        if self.progress.env_steps >= self._next_evaluation and not self._calls.n_in_flight(
-            "evaluate"
-        ):
-            self._next_evaluation += self._config.evaluation.every_env_steps
-            self._evaluate(self._config.evaluation.n_episodes)
-        if self._checkpointer.is_due:
+        self._evaluating.issue()
+        is_wanted = self._checkpointer.is_due or self._supervisor.wants_checkpoint
+        if is_wanted and self._supervisor.can_save:
             self.drain()
             self._checkpointer.save_or_go_on()
+            self._collecting.lost(self._supervisor.vacate())
 
-    def _issue_collects(self, index: int) -> None:
-        """Keeps one env actor busy, as far as the limiter and the bound on adds allow."""
-        acting, control = self._config.acting, self._config.control
-        while self._may_collect(index):
-            child = self._fleet.env_actors[index]
-            left = self._config.total_env_steps - self._issued_env_steps
-            n_steps = min(acting.collect_steps, left)
-            self._issued_env_steps += n_steps
-            is_starting = child.pid == 0
-            self._calls.issue(
-                child,
-                "collect",
-                n_steps,
-                self.progress.env_steps,
-                deadline_s=control.collect_deadline_s + is_starting * START_BUDGET_S,
-                with_payload=True,
-            )
-
-    def _may_collect(self, index: int) -> bool:
-        calls = self._calls
-        if self._issued_env_steps >= self._config.total_env_steps:
-            return False
-        if calls.n_in_flight("collect", child=self._fleet.env_actors[index]) >= COLLECTS_IN_FLIGHT:
-            return False
-        if calls.n_in_flight("add") >= ADDS_IN_FLIGHT_PER_ACTOR * len(self._fleet.env_actors):
-            return False
-        if not self._config.control.overlap and (
-            calls.n_in_flight("train", child=self._fleet.learner)
-            or self.limiter.may_sample(self._train_chunk)
+    def _ask_for_figures(self) -> None:
+        calls, fleet = self._calls, self._fleet
+        if self._roster.takes_work(fleet.monitor) and not calls.n_in_flight("sample"):
+            calls.issue(fleet.monitor, "sample", self._reporter.heartbeats())
+        self._shards.ask_stats()
+        if self._roster.takes_work(fleet.search) and not calls.n_in_flight(
+            "stats", child=fleet.search
         ):
-            return False
-        return self.limiter.may_insert()
+            calls.issue(fleet.search, "stats")
 
     def _issue_trains(self) -> None:
         calls, learner = self._calls, self._fleet.learner
+        if not self._roster.takes_work(learner):
+            return
         if not self._config.control.overlap and calls.n_in_flight("collect", "add"):
             return
         while calls.n_in_flight(
@@ -240,12 +213,10 @@ class Controller:
             self.limiter.sample(self._train_chunk)
             calls.issue(learner, "train", self._config.control.updates_per_call)
 
-    def _evaluate(self, n_episodes: int) -> None:
-        self._calls.issue(self._fleet.evaluator, "evaluate", n_episodes, True)
-
     # ------------------------------------------------------------------ answers
 
     def _on_collect(self, call: Call, report: CollectReport) -> None:
+        self._collecting.collected(call.child)
         self.progress.collected(call.child.name, report)
         self._reporter.episodes(report)
         self._shards.add(call.payload, report.payload_bytes, call.child.name)
@@ -269,26 +240,13 @@ class Controller:
         self._refreshes.answered(report)
 
     def _on_evaluate(self, call: Call, report: EvaluationReport) -> None:
-        self.progress.evaluated(report)
-        self._reporter.evaluation(report, self.progress.env_steps)
+        self._evaluating.answered(report)
 
     def _on_ping(self, call: Call, pid: int) -> None:
-        is_lost = call.child.role == "replay" and not self._shards.is_serving(call.child)
-        is_other = call.child.pid != pid
-        if is_lost or (is_other and call.child.role == "replay" and call.child.pid):
-            self._supervisor.shard_answers(call, pid)
-        if not is_other:
-            return  # a sign of life of a child that had nothing else to do
-        if call.child.role == "weight_server" and call.child.pid:
-            self._supervisor.weight_server_answers()
-        call.child.pid = pid
-        if call.child.role == "prior_engine":
+        if call.child.role == "prior_engine" and call.child.pid != pid:
             self._tuning.is_prior_ready = True
             self._reporter.event("prior_engine_ready", pid=pid)
-        if call.child.role == "monitor":
-            self._supervisor.monitor_answers()
-        else:
-            self._calls.issue(self._fleet.monitor, "watch", call.child.name, pid)
+        self._supervisor.answers_ping(call, pid)
 
     def _on_published(self, call: Call, answer: int | PublishReport) -> None:
         if isinstance(answer, PublishReport):
@@ -314,8 +272,7 @@ class Controller:
 
     def _on_failure(self, failure: CallFailed) -> None:
         refuse_starved(self._config, self.progress, failure)
-        lost = self._supervisor.recover(failure)
-        self._issued_env_steps -= sum(int(c.args[0]) for c in lost if c.method == "collect")
+        self._collecting.lost(self._supervisor.recover(failure))
         if failure.call.child.role == "prior_engine":
             self._tuning.is_prior_ready = False
 
@@ -326,7 +283,7 @@ class Controller:
         if is_last or self._stop.requested:
             self._calls.hurry(self._config.control.stop_budget_s)
         deadline = time.monotonic() + min(DRAIN_BUDGET_S, self._calls.seconds_left / 2)
-        while self.n_moving() and time.monotonic() < deadline:
+        while (self.n_moving() or self._supervisor.will_save) and time.monotonic() < deadline:
             self._turn()
 
     @property
@@ -344,7 +301,9 @@ class Controller:
 
     def _final_evaluation(self) -> None:
         for last in (False, True):
-            while self._calls.n_in_flight("evaluate") and not self._stop.requested:
+            while not self._stop.requested and (
+                self._evaluating.is_busy or self._supervisor.will_come(self._fleet.evaluator)
+            ):
                 self._turn()
             if not last:
-                self._evaluate(self._config.evaluation.final_episodes)
+                self._evaluating.play(self._config.evaluation.final_episodes)

@@ -162,6 +162,9 @@ class Fleet:
         if child.role == "learner":
             self.learner = self._start_learner()
             return self.learner
+        if child.role == "language_learner":
+            self.language_learner = self._start_language_learner()
+            return self.language_learner
         assert child.role == "monitor", child.role
         self.monitor = self._start_monitor()
         return self.monitor

@@ -8,6 +8,7 @@ from launch.control.call_book import CallBook
 from launch.control.fleet import Fleet
 from launch.control.progress import Progress
 from launch.control.reporter import Reporter
+from launch.control.roster import Roster
 from launch.control.runtime import Call
 from learner.language.language_learner import LanguageReport
 
@@ -20,12 +21,14 @@ class LanguageTuning:
         config: Config,
         calls: CallBook,
         fleet: Fleet,
+        roster: Roster,
         progress: Progress,
         reporter: Reporter,
     ) -> None:
         self._config = config.language
         self._calls = calls
         self._fleet = fleet
+        self._roster = roster
         self._progress = progress
         self._reporter = reporter
         self.tuned_at_update = 0  # of the world model
@@ -34,7 +37,7 @@ class LanguageTuning:
     def issue(self) -> None:
         """Tune again once the world model has had enough updates since the last time."""
         learner = self._fleet.language_learner
-        if learner is None or not self.is_prior_ready:
+        if not self._roster.takes_work(learner) or not self.is_prior_ready:
             return
         updates_since = self._progress.updates - self.tuned_at_update
         if updates_since < self._config.world_model_updates_per_call:

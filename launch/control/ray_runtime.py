@@ -7,12 +7,15 @@ import time
 from collections.abc import Sequence
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+
+# No public call tells where an actor is, or which nodes are to go, without Ray's dashboard.
+from ray._private.state import state as ray_state
+from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
 
 from actors.prior.prior_engine_actor import PriorEngineActor, RayPriorTransport
 from actors.search_actor import RaySearchTransport, SearchActor
 from launch.control.descendants import descendants, end_all
-from launch.control.runtime import Call, CallFailed, Child, Resources
+from launch.control.runtime import Call, CallFailed, Child, Node, Resources
 from learner.language.language_learner import TextSource
 from learner.language.language_learner_actor import RayTextSource
 from learner.weight_server_actor import RayWeightSink, RayWeightSource
@@ -98,8 +101,9 @@ class RayRuntime:
             return []
         refs = [call.answer for call in calls]
         # One answer is enough to go on: the rest is picked up in the next turn without waiting.
-        ray.wait(refs, num_returns=1, timeout=timeout_s, fetch_local=False)
-        done, _ = ray.wait(refs, num_returns=len(refs), timeout=0, fetch_local=False)
+        # Ready is what is here: to fetch an answer from a node that is gone takes half a minute.
+        ray.wait(refs, num_returns=1, timeout=timeout_s)
+        done, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
         ready = set(done)
         now = time.monotonic()
         return [
@@ -116,12 +120,36 @@ class RayRuntime:
         except RayActorError as error:
             raise CallFailed(call, str(error).strip(), died=True) from error
         except RayTaskError as error:
-            raise CallFailed(call, str(error).strip(), raised=True) from error
+            is_lost = isinstance(error.cause, ObjectLostError)
+            cause = str(error).strip()
+            raise CallFailed(call, cause, raised=True, lost_object=is_lost) from error
         except RayError as error:
             raise CallFailed(call, repr(error), died=True) from error
 
     def restart(self, child: Child) -> None:
         ray.kill(child.handle, no_restart=False)
+
+    def place_of(self, child: Child) -> Node | None:
+        actor = ray_state.actor_table(child.handle._actor_id.hex())
+        if not actor or not actor["Address"]["IPAddress"]:  # its NodeID is the owner's then
+            return None
+        address = actor["Address"]
+        nodes = {node.node_id: node for node in self.nodes()}
+        return nodes.get(address["NodeID"], Node(address["NodeID"], address["IPAddress"]))
+
+    def nodes(self) -> list[Node]:
+        draining = ray_state.get_draining_nodes()
+        here = ray.get_runtime_context().get_node_id()
+        return [
+            Node(
+                node["NodeID"],
+                node["NodeManagerHostname"],
+                is_draining=node["NodeID"] in draining,
+                holds_driver=node["NodeID"] == here,
+            )
+            for node in ray.nodes()
+            if node["Alive"]
+        ]
 
     def stop(self, child: Child) -> None:
         ray.kill(child.handle, no_restart=True)

@@ -15,6 +15,7 @@ from launch.config import Config
 from launch.control.call_book import CallBook
 from launch.control.fleet import Fleet
 from launch.control.progress import Progress
+from launch.control.roster import Roster
 from learner.learner import TrainReport
 
 REFRESHES_PER_INSERT = 2.0  # above 1, so that any share can be held while segments come and go
@@ -47,10 +48,13 @@ class RecentShare:
 class RefreshLoop:
     """Owned by the controller; one call is in flight at most, and nobody waits for it."""
 
-    def __init__(self, config: Config, calls: CallBook, fleet: Fleet, progress: Progress) -> None:
+    def __init__(
+        self, config: Config, calls: CallBook, fleet: Fleet, roster: Roster, progress: Progress
+    ) -> None:
         self._config = config
         self._calls = calls
         self._fleet = fleet
+        self._roster = roster
         self._progress = progress
         self._recent = RecentShare()
         self._allowed = 0.0  # positions that may be refreshed now
@@ -59,7 +63,7 @@ class RefreshLoop:
     def issue(self) -> None:
         """Have some segments refreshed if too few samples are."""
         child = self._fleet.reanalyser
-        if child is None or self._calls.n_in_flight("refresh", child=child):
+        if not self._roster.takes_work(child) or self._calls.n_in_flight("refresh", child=child):
             return
         if self._is_wanted():
             n_segments = self._config.reanalysis.segments_per_call

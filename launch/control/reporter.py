@@ -27,6 +27,7 @@ from replay_service import stat_line
 LIVE_VIEW_FILE = "live.json"
 LIVE_VIEW_PERIOD_S = 1.0
 STAT_LINE_PERIOD_S = 30.0
+QUIET_EVENTS = ("episode_end", "evaluation", "child_state")  # not on the terminal
 
 
 class Reporter:
@@ -54,6 +55,7 @@ class Reporter:
         self._language: Mapping[str, float] = {}
         self._search: Mapping[str, float] = {}
         self._beats: dict[str, tuple[float, str]] = {}
+        self._states: dict[str, str] = {}  # by child
         self.last_metrics: dict[str, Scalar] = {}
 
     def due(self) -> bool:
@@ -79,7 +81,7 @@ class Reporter:
 
     def event(self, kind: str, **fields: object) -> None:
         self._writer.event(kind, **fields)
-        if kind not in ("episode_end", "evaluation"):
+        if kind not in QUIET_EVENTS:
             shown = ", ".join(f"{name} {value}" for name, value in fields.items())
             self._table.say(f"[train] {kind}: {shown}"[:300])
 
@@ -94,9 +96,18 @@ class Reporter:
     def heartbeat(self, child: str, phase: str) -> None:
         self._beats[child] = (self._clock(), phase)
 
+    def child_state(self, child: str, before: str, state: str, wait_s: float) -> None:
+        """`child` is in another state than before, and leaves it in `wait_s` at the earliest."""
+        self._states[child] = state
+        self._beats.setdefault(child, (self._clock(), state))
+        self.event("child_state", child=child, before=before, state=state, wait_s=round(wait_s, 3))
+
     def heartbeats(self) -> list[Heartbeat]:
         now = self._clock()
-        return [Heartbeat(name, phase, now - at) for name, (at, phase) in self._beats.items()]
+        return [
+            Heartbeat(name, phase, now - at, self._states.get(name, ""))
+            for name, (at, phase) in self._beats.items()
+        ]
 
     def episodes(self, report: CollectReport) -> None:
         for episode in report.episodes:

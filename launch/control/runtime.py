@@ -32,6 +32,18 @@ class Child:
     role: str
     handle: object
     pid: int = 0
+    node_id: str = ""  # where it answered last
+    host: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One living machine, or what Ray takes for one."""
+
+    node_id: str
+    host: str
+    is_draining: bool = False  # it is about to go away
+    holds_driver: bool = False
 
 
 @dataclass(slots=True)
@@ -71,7 +83,16 @@ def tells_of_memory(cause: str) -> bool:
 class CallFailed(RuntimeError):
     """The child raised, died or, neither of them, did not answer in time."""
 
-    def __init__(self, call: Call, cause: str, *, died: bool = False, raised: bool = False) -> None:
+    def __init__(
+        self,
+        call: Call,
+        cause: str,
+        *,
+        died: bool = False,
+        raised: bool = False,
+        lost_object: bool = False,
+    ) -> None:
+        """lost_object: what the call needed went with the node that held it"""
         hint = ""
         if tells_of_memory(cause) and call.child.role in MEMORY_SETTINGS:
             hint = (
@@ -83,6 +104,7 @@ class CallFailed(RuntimeError):
         self.cause = cause
         self.died = died
         self.raised = raised
+        self.lost_object = lost_object
 
     @property
     def is_out_of_memory(self) -> bool:
@@ -117,6 +139,12 @@ class Runtime(Protocol):
 
     def restart(self, child: Child) -> None:
         """Kills a restartable child; it comes back by itself behind the same handle."""
+
+    def place_of(self, child: Child) -> Node | None:
+        """Where `child` is or starts; None while no node has room for it."""
+
+    def nodes(self) -> list[Node]:
+        """All living nodes."""
 
     def stop(self, child: Child) -> None:
         """Ends a child at once; calls in flight fail."""

@@ -6,13 +6,14 @@ A call runs when it is issued, so with one seed the order of all work is fixed.
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Sequence
 
 from actors.prior.backend import LocalPriorTransport
 from actors.prior.local_engine import LocalPriorEngine
 from actors.search.service import LocalSearchTransport, ServiceStats, make_service
-from launch.control.runtime import Call, CallFailed, Child, Resources, tells_of_memory
+from launch.control.runtime import Call, CallFailed, Child, Node, Resources, tells_of_memory
 from learner.language.language_learner import TextSource
 from learner.weight_server_actor import LocalWeightLink
 from replay_service import (
@@ -78,6 +79,12 @@ class SerialRuntime:
 
     def restart(self, child: Child) -> None:
         raise RuntimeError(f"{child.name} is an object of this process and can't be restarted")
+
+    def place_of(self, child: Child) -> Node:
+        return Node("here", socket.gethostname(), holds_driver=True)
+
+    def nodes(self) -> list[Node]:
+        return [Node("here", socket.gethostname(), holds_driver=True)]
 
     def stop(self, child: Child) -> None:
         close = getattr(child.handle, "close", None)

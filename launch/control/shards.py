@@ -135,6 +135,11 @@ class ReplayShards:
             self.book.accounts[index_of(call.child)].in_flight -= n_bytes
             self.add(call.args[0], n_bytes, source)
 
+    def forget(self, call: Call) -> None:
+        """A payload is gone: the node that held it went before a shard had it."""
+        n_bytes, _ = self._take(call)
+        self.book.accounts[index_of(call.child)].in_flight -= n_bytes
+
     def _take(self, call: Call) -> tuple[int, str]:
         """Bytes and source of a payload that is in flight no longer."""
         position = next(i for i, (sent, *_) in enumerate(self._adds) if sent is call)

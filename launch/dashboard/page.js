@@ -118,13 +118,19 @@ function drawWaits(figures) {
   showEmpty($("waits").parentElement, rows.length === 0);
 }
 
+function phaseOf(p) {
+  if (p.is_stalled) return `${p.phase} (stalled)`;
+  const isUsual = !p.state || p.state === "healthy";
+  return isUsual ? p.phase ?? "-" : `${p.phase ?? "-"} (${p.state})`;
+}
+
 function drawFleet({ processes }) {
   const rows = processes.map((p) => {
     const row = make("tr");
     const heard = make("td", `num${p.is_stalled ? " stalled" : ""}`, "-");
     if (isNumber(p.beat_at)) heard.dataset.beat = p.beat_at;
     row.append(
-      make("th", "", p.name), make("td", "", p.is_stalled ? `${p.phase} (stalled)` : p.phase ?? "-"),
+      make("th", "", p.name), make("td", "", phaseOf(p)),
       heard, make("td", "num", isNumber(p.cpu_percent) ? `${Math.round(p.cpu_percent)}%` : "-"),
       make("td", "num", isNumber(p.rss_mb) ? `${format(p.rss_mb, 0)} MB` : "-"),
       make("td", "num", p.restarts),

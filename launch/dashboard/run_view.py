@@ -166,6 +166,7 @@ class RunView:
                 {
                     "name": name,
                     "phase": beat.get("phase"),
+                    "state": beat.get("state"),
                     "beat_at": written - age_s if written and age_s is not None else None,
                     "is_stalled": beat.get("is_stalled") is True,
                     "cpu_percent": _number(self._latest.get(f"cpu_percent/{name}")),

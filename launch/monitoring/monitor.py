@@ -44,6 +44,7 @@ class Heartbeat:
     process: str
     phase: str  # what it said it was doing
     age_s: float
+    state: str = ""  # what its supervisor holds of it
 
 
 class Monitor:
@@ -66,7 +67,7 @@ class Monitor:
         self._file = JsonLinesFile(run_dir / HEARTBEAT_FILE) if run_dir is not None else None
         self._processes: dict[str, psutil.Process | None] = {}
         self._uss: dict[str, tuple[float, float]] = {}  # process -> (read at, MB)
-        self._beats: dict[str, tuple[float, str]] = {}  # process -> (beaten at, phase)
+        self._beats: dict[str, tuple[float, str, str]] = {}  # process -> (beaten at, phase, state)
         psutil.cpu_percent()  # the first call only starts the interval
 
     def watch(self, pids: Mapping[str, int]) -> None:
@@ -112,14 +113,16 @@ class Monitor:
         metrics["gpu_missing_reason"] = gpu.missing_reason
         return metrics
 
-    def beat(self, process: str, phase: str, age_s: float = 0.0) -> None:
-        """Notes a sign of life: `process` was in `phase` `age_s` ago."""
-        self._beats[process] = (self._clock() - age_s, phase)
+    def beat(self, process: str, phase: str, age_s: float = 0.0, state: str = "") -> None:
+        """Notes a sign of life: `process` was in `phase` `age_s` ago, and is in `state` now."""
+        self._beats[process] = (self._clock() - age_s, phase, state)
 
     def heartbeats(self) -> list[Heartbeat]:
         """All processes, the longest silent first."""
         now = self._clock()
-        beats = [Heartbeat(name, phase, now - at) for name, (at, phase) in self._beats.items()]
+        beats = [
+            Heartbeat(n, phase, now - at, state) for n, (at, phase, state) in self._beats.items()
+        ]
         return sorted(beats, key=lambda beat: -beat.age_s)
 
     def stalled(self, deadline_s: float | None = None) -> list[Heartbeat]:
@@ -134,6 +137,7 @@ class Monitor:
         processes = {
             beat.process: {
                 "phase": beat.phase,
+                "state": beat.state,
                 "age_s": round(beat.age_s, 3),
                 "pid": self._pid(beat.process),
                 "is_stalled": beat.age_s > self.config.stall_after_s,

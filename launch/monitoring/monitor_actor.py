@@ -25,7 +25,7 @@ class MonitorActor:
         Also writes one heartbeat line.
         """
         for beat in beats:
-            self._monitor.beat(beat.process, beat.phase, beat.age_s)
+            self._monitor.beat(beat.process, beat.phase, beat.age_s, beat.state)
         self._monitor.write_heartbeat()
         return self._monitor.sample()
 

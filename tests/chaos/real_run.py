@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,8 +32,14 @@ class RunStuck(AssertionError):
 class RealRun:
     """The run of one folder, started and started again."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    def __init__(
+        self, folder: Path, *arguments: str, variables: Mapping[str, str] | None = None
+    ) -> None:
+        """arguments: beside SMALL, or instead; variables: of the environment, in addition"""
         self.folder = folder
+        self._variables = {"PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"} | dict(
+            variables or {}
+        )
         self._arguments = arguments
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -49,7 +55,7 @@ class RealRun:
                     str(self.folder),
                 ],
                 cwd=ROOT,
-                env=os.environ | {"PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"},
+                env=os.environ | self._variables,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -60,6 +66,15 @@ class RealRun:
         assert self.process is not None
         self.process.send_signal(signal.SIGINT)
         return self.process.wait(timeout=LIMIT_S)
+
+    def finish(self) -> int:
+        """Waits for the run to end by itself; the exit code."""
+        assert self.process is not None
+        try:
+            return self.process.wait(timeout=LIMIT_S)
+        except subprocess.TimeoutExpired as error:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            raise RunStuck(f"the run did not end:\n{self.output()[-4000:]}") from error
 
     def output(self) -> str:
         return self.folder.with_suffix(".log").read_text()
@@ -72,11 +87,13 @@ class RealRun:
     def events(self, kind: str) -> list[dict]:
         return [e for e in map(json.loads, self._lines("events.jsonl")) if e["event"] == kind]
 
-    def pids(self) -> dict[str, int]:
+    def heartbeats(self) -> dict[str, dict]:
         """By child, as the newest heartbeat line has them."""
         lines = self._lines("heartbeat.jsonl")
-        processes = json.loads(lines[-1])["processes"] if lines else {}
-        return {name: beat["pid"] for name, beat in processes.items() if beat["pid"]}
+        return json.loads(lines[-1])["processes"] if lines else {}
+
+    def pids(self) -> dict[str, int]:
+        return {name: beat["pid"] for name, beat in self.heartbeats().items() if beat["pid"]}
 
     def wait_until(self, condition: Callable[[], object], what: str) -> float:
         """Seconds until `condition` held. RunStuck after LIMIT_S, or when the run has ended."""

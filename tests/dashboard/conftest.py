@@ -30,7 +30,12 @@ class PretendRun:
 
     def heartbeat(self, **ages_s: float) -> None:
         processes = {
-            name.replace("_", "-"): {"phase": "collect", "age_s": s, "is_stalled": s > 60}
+            name.replace("_", "-"): {
+                "phase": "collect",
+                "state": "suspect" if s > 60 else "healthy",
+                "age_s": s,
+                "is_stalled": s > 60,
+            }
             for name, s in ages_s.items()
         }
         self.append("heartbeat.jsonl", {"timestamp": time.time(), "processes": processes})

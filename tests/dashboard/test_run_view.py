@@ -52,6 +52,7 @@ def test_fleet_joins_heartbeats_figures_and_restarts(run) -> None:
     fleet = {p["name"]: p for p in sections(RunView(run.path))["fleet"]["processes"]}
     assert set(fleet) == {"learner", "env-actor-0"}
     assert (fleet["learner"]["rss_mb"], fleet["learner"]["restarts"]) == (512.0, 1)
+    assert fleet["env-actor-0"]["state"] == "suspect"
     assert fleet["env-actor-0"]["is_stalled"] and fleet["env-actor-0"]["rss_mb"] is None
     assert time.time() - fleet["env-actor-0"]["beat_at"] == pytest.approx(130, abs=5)
 

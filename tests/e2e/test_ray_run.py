@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shlex
 import signal
 import subprocess
@@ -86,6 +87,23 @@ def finish(process: subprocess.Popen, run_dir: Path) -> int:
         pytest.fail(f"run did not end:\n{output(run_dir)}")
 
 
+def kill(pid: int, seed: int) -> None:
+    """Within the next second, as the seed has it."""
+    time.sleep(random.Random(seed).uniform(0.0, 1.0))
+    os.kill(pid, signal.SIGKILL)
+
+
+def records(run_dir: Path, since: float = 0.0) -> list[dict]:
+    """Metric lines written after `since`."""
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+    return [r for r in map(json.loads, lines) if r["timestamp"] > since]
+
+
+def only_grows(run_dir: Path, name: str) -> bool:
+    values = [record[name] for record in records(run_dir)]
+    return values == sorted(values)
+
+
 def children_alive(known: dict[str, int]) -> list[str]:
     return [
         name
@@ -98,7 +116,7 @@ def last_metrics(run_dir: Path) -> dict:
     return json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[-1])
 
 
-def test_the_main_job_survives_a_killed_env_actor(tmp_path):
+def test_the_main_job_survives_a_killed_env_actor(tmp_path, fault_seed):
     """Every part at work on real parts; one env actor is killed on the way."""
     run_dir = tmp_path / "mario"
     process = start(run_dir, *MARIO)
@@ -108,7 +126,7 @@ def test_the_main_job_survives_a_killed_env_actor(tmp_path):
         run_dir,
         "env actors at work",
     )
-    os.kill(known["env-actor-1"], signal.SIGKILL)
+    kill(known["env-actor-1"], fault_seed)
     assert finish(process, run_dir) == 0, output(run_dir)
 
     failed = events(run_dir, "child_failed")
@@ -182,7 +200,8 @@ def shard_bytes(run_dir: Path) -> list[int]:
     return [account["held"] for account in book["accounts"]]
 
 
-def test_replay_goes_on_without_a_killed_shard_and_takes_it_back(tmp_path):
+@pytest.mark.fault(child="replay shard, one of several", lost="what it held")
+def test_replay_goes_on_without_a_killed_shard_and_takes_it_back(tmp_path, fault_seed):
     run_dir = tmp_path / "shards"
     shards = ["--replay.num-shards", "2", "--total-env-steps", "100000"]
     process = start(run_dir, *CARTPOLE, *shards)
@@ -193,8 +212,9 @@ def test_replay_goes_on_without_a_killed_shard_and_takes_it_back(tmp_path):
         "both shards",
     )
     wait_until(lambda: last_metrics_of(run_dir, "update") > 40, process, run_dir, "updates")
-    os.kill(known["replay-1"], signal.SIGKILL)
+    kill(known["replay-1"], fault_seed)
     wait_until(lambda: events(run_dir, "child_failed"), process, run_dir, "the failure")
+    held = last_metrics(run_dir)["replay_positions"]
     wait_until(lambda: events(run_dir, "replay_shard_ready"), process, run_dir, "its return")
     before = last_metrics_of(run_dir, "update")
     wait_until(
@@ -210,6 +230,9 @@ def test_replay_goes_on_without_a_killed_shard_and_takes_it_back(tmp_path):
     assert finish(process, run_dir) == 75, output(run_dir)
 
     assert {e["child"] for e in events(run_dir, "child_failed")} == {"replay-1"}
+    # Shards hold the same number of bytes, so the other has about half of all positions.
+    failed_at = events(run_dir, "child_failed")[0]["timestamp"]
+    assert min(r["replay_positions"] for r in records(run_dir, failed_at)) > 0.4 * held
     metrics = last_metrics(run_dir)
     assert metrics["replay_shards_lost"] == metrics["restarts"] >= 1
     assert metrics["replay_duplicate_total"] == 0
@@ -231,16 +254,24 @@ def last_metrics_of(run_dir: Path, name: str) -> float:
     return (json.loads(lines[-1]).get(name) or 0) if lines else 0
 
 
-def test_the_last_shard_takes_the_run_with_it(tmp_path):
+@pytest.mark.fault(child="replay, the only one", lost="what came in since the last checkpoint")
+def test_the_last_shard_takes_the_run_with_it(tmp_path, fault_seed):
     run_dir = tmp_path / "alone"
     process = start(run_dir, *CARTPOLE, "--total-env-steps", "100000")
     known = wait_until(
         lambda: (p := pids(run_dir)) and {"replay-0"} <= set(p) and p, process, run_dir, "replay"
     )
-    wait_until(lambda: last_steps(run_dir) > 100, process, run_dir, "some env steps")
-    os.kill(known["replay-0"], signal.SIGKILL)
+    wait_until(lambda: events(run_dir, "checkpoint"), process, run_dir, "a checkpoint")
+    kill(known["replay-0"], fault_seed)
     assert finish(process, run_dir) == 1, output(run_dir)
     assert "the same command goes on from the last checkpoint" in output(run_dir)
+    newest = events(run_dir, "checkpoint")[-1]["path"]
+    steps = int(newest.rpartition("step-")[2].split("-")[0])
+    # One is due every 200 steps; two calls of 8 steps and more may be under way then.
+    assert last_steps(run_dir) - steps <= 200 + 32
+    process = start(run_dir, *CARTPOLE, "--total-env-steps", str(last_steps(run_dir) + 50))
+    assert finish(process, run_dir) == 0, output(run_dir)
+    assert events(run_dir, "resumed")[-1]["env_steps"] == steps
 
 
 def versions(run_dir: Path) -> list[float]:
@@ -249,7 +280,11 @@ def versions(run_dir: Path) -> list[float]:
     return [json.loads(line)["weight_version"] for line in path.read_text().splitlines()]
 
 
-def test_a_killed_learner_goes_on_from_the_checkpoint_and_weights_are_published_again(tmp_path):
+@pytest.mark.fault(child="learner", lost="updates since the newest checkpoint")
+@pytest.mark.fault(child="weight server", lost="nothing")
+def test_a_killed_learner_goes_on_from_the_checkpoint_and_weights_are_published_again(
+    tmp_path, fault_seed
+):
     run_dir = tmp_path / "learner"
     process = start(run_dir, *CARTPOLE, "--total-env-steps", "100000")
     known = wait_until(
@@ -260,7 +295,7 @@ def test_a_killed_learner_goes_on_from_the_checkpoint_and_weights_are_published_
     )
     wait_until(lambda: events(run_dir, "checkpoint"), process, run_dir, "a checkpoint")
     for name in ("learner", "weight-server"):
-        os.kill(known[name], signal.SIGKILL)
+        kill(known[name], fault_seed)
         wait_until(
             lambda name=name: pids(run_dir).get(name) not in (None, known[name]),
             process,
@@ -275,7 +310,9 @@ def test_a_killed_learner_goes_on_from_the_checkpoint_and_weights_are_published_
     assert finish(process, run_dir) == 75, output(run_dir)
     assert {e["child"] for e in events(run_dir, "child_failed")} <= {"learner", "weight-server"}
     (replaced,) = events(run_dir, "learner_replaced")
-    assert replaced["source"] in {e["path"] for e in events(run_dir, "checkpoint")}
+    made = [e for e in events(run_dir, "checkpoint") if e["timestamp"] < replaced["timestamp"]]
+    assert replaced["source"] == made[-1]["path"]
+    assert only_grows(run_dir, "global_step") and only_grows(run_dir, "update")
     assert versions(run_dir) == sorted(versions(run_dir)), "acting never turns back"
     assert last_metrics(run_dir)["skipped_total"] == 0
     assert not children_alive(known)
@@ -284,11 +321,12 @@ def test_a_killed_learner_goes_on_from_the_checkpoint_and_weights_are_published_
 def shares(run_dir: Path) -> list[float]:
     """Of the samples of each record, how many had targets searched again."""
     path = run_dir / "metrics.jsonl"
-    records = map(json.loads, path.read_text().splitlines() if path.exists() else [])
-    return [r["reanalysed_share"] for r in records if r.get("reanalysed_share") is not None]
+    lines = map(json.loads, path.read_text().splitlines() if path.exists() else [])
+    return [r["reanalysed_share"] for r in lines if r.get("reanalysed_share") is not None]
 
 
-def test_reanalysis_goes_on_when_its_process_is_killed(tmp_path):
+@pytest.mark.fault(child="reanalyser", lost="the segments it was working on")
+def test_reanalysis_goes_on_when_its_process_is_killed(tmp_path, fault_seed):
     run_dir = tmp_path / "reanalysis"
     reanalysis = ["--reanalysis.share", "0.5", "--total-env-steps", "100000"]
     process = start(run_dir, *CARTPOLE, *reanalysis)
@@ -296,7 +334,7 @@ def test_reanalysis_goes_on_when_its_process_is_killed(tmp_path):
     known = wait_until(
         lambda: (p := pids(run_dir)) and "reanalyser" in p and p, process, run_dir, "its pid"
     )
-    os.kill(known["reanalyser"], signal.SIGKILL)
+    kill(known["reanalyser"], fault_seed)
     wait_until(lambda: events(run_dir, "child_failed"), process, run_dir, "the failure")
     wait_until(
         lambda: pids(run_dir).get("reanalyser") not in (None, known["reanalyser"]),
@@ -326,7 +364,8 @@ def test_reanalysis_goes_on_when_its_process_is_killed(tmp_path):
     assert "Traceback" not in output(run_dir)
 
 
-def test_a_served_search_survives_its_own_death_and_an_env_actors(tmp_path):
+@pytest.mark.fault(child="search service", lost="nothing")
+def test_a_served_search_survives_its_own_death_and_an_env_actors(tmp_path, fault_seed):
     """Contexts that die with the service are brought back by those who play in them."""
     run_dir = tmp_path / "served"
     served = ["--search.mode", "served", "--num-actors", "2", "--total-env-steps", "3000"]
@@ -338,22 +377,23 @@ def test_a_served_search_survives_its_own_death_and_an_env_actors(tmp_path):
         "the search service",
     )
     wait_until(lambda: last_steps(run_dir) > 200, process, run_dir, "some env steps")
-    os.kill(known["env-actor-1"], signal.SIGKILL)
+    kill(known["env-actor-1"], fault_seed)
     wait_until(lambda: events(run_dir, "child_failed"), process, run_dir, "the failure")
     n_steps = last_steps(run_dir)
     wait_until(lambda: last_steps(run_dir) > n_steps + 200, process, run_dir, "more env steps")
-    os.kill(known["search"], signal.SIGKILL)
+    kill(known["search"], fault_seed)
     n_steps = last_steps(run_dir)
     wait_until(lambda: last_steps(run_dir) > n_steps + 300, process, run_dir, "env steps after it")
     assert finish(process, run_dir) == 0, output(run_dir)
 
     failed = {e["child"] for e in events(run_dir, "child_failed")}
     assert "env-actor-1" in failed and failed <= {"env-actor-1", "search"}
-    records = [json.loads(x) for x in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert only_grows(run_dir, "global_step") and only_grows(run_dir, "update")
     # The killed env actor's successor starts new episodes; the service's brings none itself.
-    assert sum(r.get("search_served_restored") or 0 for r in records) > 0
-    assert max(r.get("search_served_batch_roots_mean") or 0 for r in records) > 1
-    metrics = records[-1]
+    seen = records(run_dir)
+    assert sum(r.get("search_served_restored") or 0 for r in seen) > 0
+    assert max(r.get("search_served_batch_roots_mean") or 0 for r in seen) > 1
+    metrics = seen[-1]
     assert metrics["global_step"] >= 3000
     assert metrics["weight_version"] > 0
     assert metrics["replay_duplicate_total"] == 0

@@ -194,3 +194,12 @@ def test_a_mask_of_the_wrong_shape_is_refused() -> None:
     game = make_game(EnvConfig(id="ToyVector-v0"), seed=0)
     with pytest.raises(RuntimeError, match=r"action_mask of shape \(2,\)"):
         game._keep_legal({"action_mask": np.ones(2)})
+
+
+def test_importing_the_module_before_the_colon_registers_the_environment(tmp_path, monkeypatch):
+    (tmp_path / "my_games.py").write_text(
+        "import gymnasium\n"
+        "gymnasium.register('MyGame-v0', 'gymnasium.envs.classic_control.cartpole:CartPoleEnv')\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert game_spec(EnvConfig(id="my_games:MyGame-v0")).n_actions == 2

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 from collections.abc import Iterator
@@ -318,11 +319,14 @@ def test_a_prompt_that_is_too_long_harms_nobody_else(serving: Serving, tiny_llm:
     assert serving.client().ask(["a state"], [OPTIONS[:3]]).collect().available.all()
 
 
-def test_a_killed_engine_is_a_counted_fallback(serving: Serving) -> None:
+@pytest.mark.fault(child="prior engine", lost="nothing")
+def test_a_killed_engine_is_a_counted_fallback(serving: Serving, fault_seed: int) -> None:
     client = serving.client()
     assert client.ask(["before"], [OPTIONS[:7]]).collect().available.all()
     engine = psutil.Process(serving.ready.pid)
-    for child in engine.children(recursive=True):
+    victims = engine.children(recursive=True)
+    random.Random(fault_seed).shuffle(victims)
+    for child in victims:
         child.send_signal(signal.SIGKILL)
     for i in range(2):
         assert not client.ask([f"after {i}"], [OPTIONS[:7]]).collect().available.any()

@@ -33,13 +33,18 @@ class Fleet:
     reanalyser: object | None = "reanalyser"
 
 
+class Roster:
+    def takes_work(self, child):
+        return child is not None
+
+
 def make_loop(share: float, fleet: Fleet | None = None) -> tuple[RefreshLoop, Calls, Progress]:
     config = Config(
         reanalysis=ReanalysisConfig(share=share),
         learner=LearnerConfig(batch_size=64, publish_every=10),
     )
     calls, progress = Calls(), Progress(1)
-    return RefreshLoop(config, calls, fleet or Fleet(), progress), calls, progress
+    return RefreshLoop(config, calls, fleet or Fleet(), Roster(), progress), calls, progress
 
 
 def train(loop: RefreshLoop, progress: Progress, share: float, n_updates: int = 4) -> None:

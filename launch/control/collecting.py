@@ -1,0 +1,88 @@
+"""Keeps env actors busy: how many calls each gets, and when none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from launch.config import Config
+from launch.control.call_book import CallBook
+from launch.control.fleet import Fleet
+from launch.control.pacing import COLLECTS_IN_FLIGHT, train_chunk
+from launch.control.progress import Progress
+from launch.control.rate_limiter import RateLimiter
+from launch.control.roster import Roster
+from launch.control.runtime import Call, Child
+from launch.control.supervision import START_BUDGET_S
+
+ADDS_IN_FLIGHT_PER_ACTOR = 4
+
+
+class Collecting:
+    """Owned by the controller, called from its one thread."""
+
+    def __init__(
+        self,
+        config: Config,
+        calls: CallBook,
+        fleet: Fleet,
+        roster: Roster,
+        progress: Progress,
+        limiter: RateLimiter,
+    ) -> None:
+        self._config = config
+        self._calls = calls
+        self._fleet = fleet
+        self._roster = roster
+        self._progress = progress
+        self._limiter = limiter
+        self._train_chunk = train_chunk(config)
+        self._issued_env_steps = 0
+        self._warm: dict[str, Child] = {}  # have collected; the first time they compile
+
+    def begin(self) -> None:
+        """What was collected before this process needs not be collected again."""
+        self._issued_env_steps = self._progress.env_steps
+
+    def issue(self) -> None:
+        """Gives every env actor that takes work as much as the limiter and the adds allow."""
+        for child in self._fleet.env_actors.values():
+            while self._may_collect(child):
+                self._issue(child)
+
+    def collected(self, child: Child) -> None:
+        self._warm[child.name] = child
+
+    def lost(self, calls: Iterable[Call]) -> None:
+        """Env steps of calls that will not be answered are to be asked for again."""
+        self._issued_env_steps -= sum(int(c.args[0]) for c in calls if c.method == "collect")
+
+    def _issue(self, child: Child) -> None:
+        left = self._config.total_env_steps - self._issued_env_steps
+        n_steps = min(self._config.acting.collect_steps, left)
+        self._issued_env_steps += n_steps
+        is_first = self._warm.get(child.name) is not child
+        self._calls.issue(
+            child,
+            "collect",
+            n_steps,
+            self._progress.env_steps,
+            deadline_s=self._config.control.collect_deadline_s + is_first * START_BUDGET_S,
+            with_payload=True,
+        )
+
+    def _may_collect(self, child: Child) -> bool:
+        calls = self._calls
+        if self._issued_env_steps >= self._config.total_env_steps:
+            return False
+        if not self._roster.takes_work(child):
+            return False
+        if calls.n_in_flight("collect", child=child) >= COLLECTS_IN_FLIGHT:
+            return False
+        if calls.n_in_flight("add") >= ADDS_IN_FLIGHT_PER_ACTOR * len(self._fleet.env_actors):
+            return False
+        if not self._config.control.overlap and (
+            calls.n_in_flight("train", child=self._fleet.learner)
+            or self._limiter.may_sample(self._train_chunk)
+        ):
+            return False
+        return self._limiter.may_insert()

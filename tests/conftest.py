@@ -1,0 +1,15 @@
+"""What tests of every folder share."""
+
+import os
+import random
+
+import pytest
+
+
+@pytest.fixture
+def fault_seed() -> int:
+    """Decides what is hit and when; printed, and WARPZONE_FAULT_SEED repeats it."""
+    given = os.environ.get("WARPZONE_FAULT_SEED")
+    seed = random.SystemRandom().randrange(10**6) if given is None else int(given)
+    print(f"WARPZONE_FAULT_SEED={seed}")
+    return seed
