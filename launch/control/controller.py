@@ -30,6 +30,7 @@ from launch.control.pacing import (
 )
 from launch.control.progress import Progress
 from launch.control.refresh_loop import RefreshLoop
+from launch.control.refusals import Refusals
 from launch.control.reporter import Reporter
 from launch.control.rollback import RollBack
 from launch.control.run_directory import RunDirectory
@@ -97,6 +98,7 @@ class Controller:
         )
         self._tuning = LanguageTuning(config, self._calls, fleet, self.progress, reporter)
         self._refreshes = RefreshLoop(config, self._calls, fleet, self.progress)
+        self._refusals = Refusals(reporter, self._on_failure)
         self.has_begun = False  # before that, there is nothing to save
         self._handlers: dict[str, Callable[[Call, object], None]] = {
             "collect": self._on_collect,
@@ -105,9 +107,9 @@ class Controller:
             "evaluate": self._on_evaluate,
             "ping": self._on_ping,
             "publish": self._on_published,
-            "load": self._on_loaded,
+            "load": self._on_done,
             "refresh": self._on_refresh,
-            "watch": self._on_watched,
+            "watch": self._on_done,
             "sample": self._on_monitor_sample,
             "stats": self._on_stats,
         }
@@ -248,14 +250,14 @@ class Controller:
     def _on_collect(self, call: Call, report: CollectReport) -> None:
         self.progress.collected(call.child.name, report)
         self._reporter.episodes(report)
-        self._shards.add(call.payload, report.payload_bytes)
+        self._shards.add(call.payload, report.payload_bytes, call.child)
 
     def _on_add(self, call: Call, report: AddReport) -> None:
-        self._shards.added(call, report)
+        sender = self._shards.added(call, report)
         self.limiter.insert(report.n_positions)
         self._refreshes.inserted(report.n_positions)
-        for reason in report.reasons:
-            self._reporter.event("segment_rejected", reason=reason)
+        is_current = any(child is sender for child in self._fleet.env_actors.values())
+        self._refusals.answered(call, sender, report, is_current=is_current)
 
     def _on_train(self, call: Call, report: TrainReport | LanguageReport) -> None:
         if isinstance(report, TrainReport):
@@ -294,11 +296,8 @@ class Controller:
         if isinstance(answer, PublishReport):
             self._tuning.published(call, answer)
 
-    def _on_loaded(self, call: Call, answer: None) -> None:
-        """A new learner has what the last checkpoint held; nothing follows from it."""
-
-    def _on_watched(self, call: Call, answer: None) -> None:
-        """The monitor knows a process now; nothing follows from it."""
+    def _on_done(self, call: Call, answer: None) -> None:
+        """A new learner has its checkpoint, or the monitor knows a process; nothing follows."""
 
     def _on_monitor_sample(self, call: Call, sample: dict[str, float]) -> None:
         self._reporter.resources(sample)

@@ -88,7 +88,7 @@ class ReplayShards:
         self._fleet = fleet
         self.book = ShardBook(n_shards)
         self.n_lost = 0
-        self._adds: list[tuple[Call, int]] = []
+        self._adds: list[tuple[Call, int, Child]] = []
         self._stats: list[Mapping[str, float]] = [{}] * n_shards
         self._carried: Counter[str] = Counter()  # totals of shards that were lost
 
@@ -99,15 +99,18 @@ class ReplayShards:
 
     # ------------------------------------------------------------------ segments
 
-    def add(self, payload: object, n_bytes: int) -> None:
+    def add(self, payload: object, n_bytes: int, sender: Child) -> None:
         """Forwards a payload of that many bytes, unopened."""
         shard = self.book.choose()
         call = self._calls.issue(self._fleet.replays[shard], "add", payload)
-        self._adds.append((call, n_bytes))
+        self._adds.append((call, n_bytes, sender))
         self.book.sent(shard, n_bytes)
 
-    def added(self, call: Call, report: AddReport) -> None:
-        self.book.stored(index_of(call.child), self._take(call), report)
+    def added(self, call: Call, report: AddReport) -> Child:
+        """Returns whose payload it was."""
+        n_bytes, sender = self._take(call)
+        self.book.stored(index_of(call.child), n_bytes, report)
+        return sender
 
     def send_again(self, call: Call) -> None:
         """What was on its way to a shard that died goes to another, if it was a payload.
@@ -116,14 +119,14 @@ class ReplayShards:
         held and counted once.
         """
         if call.method == "add":
-            n_bytes = self._take(call)
+            n_bytes, sender = self._take(call)
             self.book.accounts[index_of(call.child)].in_flight -= n_bytes
-            self.add(call.args[0], n_bytes)
+            self.add(call.args[0], n_bytes, sender)
 
-    def _take(self, call: Call) -> int:
-        """The bytes of a payload that is in flight no longer."""
-        position = next(i for i, (sent, _) in enumerate(self._adds) if sent is call)
-        return self._adds.pop(position)[1]
+    def _take(self, call: Call) -> tuple[int, Child]:
+        """Bytes and sender of a payload that is in flight no longer."""
+        position = next(i for i, (sent, _, _) in enumerate(self._adds) if sent is call)
+        return self._adds.pop(position)[1:]
 
     # ------------------------------------------------------------------ losses
 

@@ -134,7 +134,7 @@ def test_segments_to_search_again_come_from_all_shards_and_patches_go_home(
     patches = [
         TargetPatch(
             request.handles,
-            np.full((30, 3), 0.25, np.float32),
+            np.tile(np.array([0.25, 0.5, 0.25], np.float32), (30, 1)),
             np.zeros(30, np.float32),
             target_version=9,
         )
