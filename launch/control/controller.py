@@ -32,7 +32,7 @@ from launch.control.progress import Progress
 from launch.control.refresh_loop import RefreshLoop
 from launch.control.refusals import Refusals
 from launch.control.reporter import Reporter
-from launch.control.rollback import RollBack
+from launch.control.rollback import RollBack, WorldModelPatient
 from launch.control.run_directory import RunDirectory
 from launch.control.runtime import Call, CallFailed, Runtime
 from launch.control.shards import ReplayShards
@@ -79,7 +79,9 @@ class Controller:
             run.checkpoints,
             config.control.max_restarts,
         )
-        self._rollback = RollBack(
+        patient = WorldModelPatient(config, self._calls, fleet, self.progress)
+        self._rollback = RollBack(config.control, self._calls, run.checkpoints, reporter, patient)
+        self._tuning = LanguageTuning(
             config, self._calls, fleet, run.checkpoints, self.progress, reporter
         )
         self._issued_env_steps = 0
@@ -93,10 +95,9 @@ class Controller:
             self.limiter,
             self._shards,
             reporter,
-            self._rollback.may_save,
+            (self._rollback.may_save, self._tuning.may_save),
             self._on_failure,
         )
-        self._tuning = LanguageTuning(config, self._calls, fleet, self.progress, reporter)
         self._refreshes = RefreshLoop(config, self._calls, fleet, self.progress)
         self._refusals = Refusals(reporter, self._on_failure)
         self.has_begun = False  # before that, there is nothing to save
@@ -265,7 +266,7 @@ class Controller:
             self._refreshes.trained(report)
             self._rollback.trained(call, report)
         else:
-            self._tuning.trained(report)
+            self._tuning.trained(call, report)
 
     def _on_refresh(self, call: Call, report: ReanalysisReport) -> None:
         self._refreshes.answered(report)

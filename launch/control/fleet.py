@@ -340,6 +340,7 @@ class Fleet:
                     self.replays, config.language.batch_size, config.seed
                 ),
                 "adapters_dir": self._run_dir / ADAPTERS_FOLDER,
+                "bad_batches_dir": self._run_dir / BAD_BATCHES_FOLDER,
                 "device": "cpu",
             },
             LIGHT,
