@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from tokenize import TokenError
 from typing import IO
+from zipfile import ZipInfo
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 _CHUNK_BYTES = 16 << 20
@@ -51,6 +54,17 @@ def read_array(file: IO[bytes], name: str, out: Tensor) -> None:
         raise ValueError(f"{name} goes on after {len(out)} rows")
 
 
+def read_bytes(member: IO[bytes], name: str, info: ZipInfo) -> NDArray[np.uint8]:
+    """The bytes [n] in a member of an archive; ValueError if it holds anything else."""
+    shape, dtype = _read_header(member)
+    if dtype != np.uint8 or len(shape) != 1 or not 0 <= shape[0] <= info.file_size:
+        raise ValueError(f"{name} is {dtype} {shape}, expected bytes")
+    content = np.frombuffer(member.read(), np.uint8)
+    if content.shape != shape:
+        raise ValueError(f"{name} has {len(content)} bytes, its header says {shape[0]}")
+    return content
+
+
 def _chunks(tensor: Tensor) -> Iterator[slice]:
     """Slices of rows of some 16 MB."""
     n_rows = len(tensor)
@@ -64,7 +78,11 @@ def _read_header(member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[np.generi
     version = np.lib.format.read_magic(member)
     if version != (1, 0):
         raise ValueError(f"array format {version} is not supported, expected (1, 0)")
-    shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(member)
+    try:
+        shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(member)
+    # What Python's parser and numpy's reading of types raise for text that is no header.
+    except (SyntaxError, TypeError, RecursionError, MemoryError, TokenError) as error:
+        raise ValueError("the header of an array can't be read") from error
     if is_fortran:
         raise ValueError("column-major arrays are not supported")
     return shape, dtype
