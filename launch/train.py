@@ -18,10 +18,11 @@ from rich.console import Console
 from launch.config import Config, ConfigError, fail, parse
 from launch.control.controller import Controller
 from launch.control.ending import end_after_failure, how_to_go_on
-from launch.control.fleet import Fleet, placement
+from launch.control.fleet import Fleet
 from launch.control.memory_ladder import with_saved_rung
 from launch.control.preflight import preflight, say
 from launch.control.reporter import Reporter
+from launch.control.resources import placement
 from launch.control.run_directory import CONFIG_FILE, RunDirectory, open_run, run_path
 from launch.control.runtime import Links, Runtime
 from launch.control.serial_runtime import LocalLinks, SerialRuntime

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from learner.measurement import Measured
-from replay_service.targets import Batch, Handles
+from replay_service.targets import Batch, Handles, TextBatch
 
 BAD_BATCHES_FOLDER = "bad-batches"  # in the run directory
 _TEMPORARY = ".tmp-"
@@ -32,7 +32,7 @@ class BadStep:
 
     update:     how many updates came before it
     not_finite: of `observation`, `output`, `loss`, `gradient`, `priority`, and the columns of the
-                batch as `batch.<name>`
+                batch as `batch.<name>`; of the language model `log_probs`, `loss`, `gradient`
     file:       where the batch lies, "" where it was not saved: of a row, the first one is
     """
 
@@ -58,11 +58,13 @@ def finite_checks(
 
 
 class BadBatches:
-    """The newest bad batches of a run, one npz each, readable by `numpy.load` without pickle."""
+    """The newest bad batches of one learner, one npz each, for `numpy.load` without pickle."""
 
-    def __init__(self, folder: Path, keep: int) -> None:
+    def __init__(self, folder: Path, keep: int, *, prefix: str = "") -> None:
+        """prefix: of the file names, which tells the learners of a run apart"""
         self._folder = folder
         self._keep = keep
+        self._prefix = prefix
 
     def save(
         self, batch: Batch, *, update: int, version: int, n_real: int, numbers: Mapping[str, float]
@@ -72,19 +74,41 @@ class BadBatches:
         It holds the columns of the batch, the handles of part i as `handles_<i>_shard`, `_slot` and
         `_generation`, `update`, `version`, `n_real`, and what was measured as `measured_<name>`.
         """
+        arrays = _columns(batch) | _handles(batch) | {"n_real": np.asarray(n_real)}
+        return self._write(arrays, update, version, numbers)
+
+    def save_text(
+        self, batch: TextBatch, *, update: int, version: int, numbers: Mapping[str, float]
+    ) -> str:
+        """As `save`: `prompt` [B] and `options` [B, A] as texts, `policy` [B, A], `update`,
+        `version` of the adapter, and what was measured.
+        """
+        n_actions = batch.policy.shape[1]
+        arrays: dict[str, NDArray[np.generic]] = {
+            "prompt": np.array(batch.prompt, dtype=np.str_),
+            "options": np.array([row or ("",) * n_actions for row in batch.options], dtype=np.str_),
+            "policy": batch.policy.cpu().numpy(),
+        }
+        return self._write(arrays, update, version, numbers)
+
+    def _write(
+        self,
+        arrays: dict[str, NDArray[np.generic]],
+        update: int,
+        version: int,
+        numbers: Mapping[str, float],
+    ) -> str:
         # Versions grow where update counts repeat after a roll-back.
-        path = self._folder / f"version-{version:010d}-update-{update:010d}.npz"
+        path = self._folder / f"{self._prefix}version-{version:010d}-update-{update:010d}.npz"
         temporary = self._folder / f"{_TEMPORARY}{path.name}"
-        arrays = _columns(batch) | _handles(batch)
         arrays |= {f"measured_{name}": np.asarray(value) for name, value in numbers.items()}
         arrays |= {"update": np.asarray(update), "version": np.asarray(version)}
-        arrays["n_real"] = np.asarray(n_real)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:
                 np.savez_compressed(file, **arrays)
             os.replace(temporary, path)
-            for surplus in sorted(self._folder.glob("version-*.npz"))[: -self._keep]:
+            for surplus in sorted(self._folder.glob(f"{self._prefix}version-*.npz"))[: -self._keep]:
                 surplus.unlink()
         except OSError as error:
             log.warning("[learner] a bad batch can't be saved: %s", error)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import IO
+from tokenize import TokenError
+from typing import IO, TypeVar
+from zipfile import ZipFile
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+Number = TypeVar("Number", bound=np.generic)
 
 _CHUNK_BYTES = 16 << 20
 
@@ -51,6 +56,19 @@ def read_array(file: IO[bytes], name: str, out: Tensor) -> None:
         raise ValueError(f"{name} goes on after {len(out)} rows")
 
 
+def read_vector(archive: ZipFile, name: str, dtype: type[Number]) -> NDArray[Number]:
+    """An array [n] of its own length in an archive; ValueError if it is anything else."""
+    with archive.open(f"{name}.npy") as member:
+        shape, found = _read_header(member)
+        is_short = len(shape) == 1 and 0 <= shape[0] <= archive.getinfo(f"{name}.npy").file_size
+        if found != dtype or not is_short:
+            raise ValueError(f"{name} is {found} {shape}, expected {np.dtype(dtype)} [n]")
+        content = np.frombuffer(member.read(), dtype)
+    if content.shape != shape:
+        raise ValueError(f"{name} has {len(content)} entries, its header says {shape[0]}")
+    return content
+
+
 def _chunks(tensor: Tensor) -> Iterator[slice]:
     """Slices of rows of some 16 MB."""
     n_rows = len(tensor)
@@ -64,7 +82,11 @@ def _read_header(member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[np.generi
     version = np.lib.format.read_magic(member)
     if version != (1, 0):
         raise ValueError(f"array format {version} is not supported, expected (1, 0)")
-    shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(member)
+    try:
+        shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(member)
+    # What Python's parser and numpy's reading of types raise for text that is no header.
+    except (SyntaxError, TypeError, RecursionError, MemoryError, TokenError) as error:
+        raise ValueError("the header of an array can't be read") from error
     if is_fortran:
         raise ValueError("column-major arrays are not supported")
     return shape, dtype

@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replay_service.segment import GameSpec, Segment, SegmentHeader, unpack_json
+from replay_service.segment_check import check_segment
 from replay_service.targets import ENDING_TERMINATED, ENDING_TRUNCATED
 from replay_service.text_pool import NO_TEXT
 
 OLD_VERSIONS = (1, 2, 3, 4)
-_NO_ENV = -1  # which environment played was not saved
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -88,7 +88,7 @@ def _segments(
             priority=arrays["priority"][steps],
             n_trainable=entry["n_trainable"],
         )
-        segment.validate(spec)
+        check_segment(segment, spec)
         yield OldSegment(segment, arrays["target_version"][steps].astype(np.int32))
 
 
@@ -100,7 +100,7 @@ def _header(segment_id: list[int], weight_version: int) -> SegmentHeader:
         actor=actor,
         incarnation=incarnation,
         sequence=sequence,
-        env_id=_NO_ENV,
+        env_id=0,
         level="",
         seed=0,
         rom_hash="",

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from replay_service.placement import upload
+from replay_service.segment_check import POLICY_SUM_ERROR
 from replay_service.storage import HOST_COLUMNS, SegmentId, SegmentRing, StoredSegment
 from replay_service.targets import Handles
 from replay_service.text_pool import NO_TEXT
@@ -79,6 +80,10 @@ class TargetPatch:
                     f"{name} of a patch has shape {tuple(value.shape)}, expected {shape} for "
                     f"{n_slots} slots"
                 )
+        if not -1 <= self.target_version < 2**31:  # as it is stored
+            raise ValueError(
+                f"target_version of a patch is {self.target_version}, expected -1..{2**31 - 1}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +92,7 @@ class PatchReport:
 
     n_applied: int
     n_stale: int  # evicted since, or as new already
-    n_invalid: int  # NaN, infinite, negative, or beyond the range of the stored type
+    n_invalid: int  # no shares that sum to 1 over legal actions, or a value that can't be stored
 
 
 class ReanalysisSource(Protocol):
@@ -111,8 +116,12 @@ def apply_patch(ring: SegmentRing, patch: TargetPatch) -> PatchReport:
     policy = upload(patch.policy, device).to(columns.policy.dtype)
     root_value = upload(patch.root_value, device).to(columns.root_value.dtype)
     is_valid = torch.isfinite(root_value) & torch.isfinite(policy).all(1) & (policy >= 0.0).all(1)
+    is_valid &= (policy.float().sum(1) - 1.0).abs() <= POLICY_SUM_ERROR
     generation = upload(patch.handles.generation, device)
     is_wanted = columns.generation.index_select(0, slots) == generation
+    if columns.legal is not None:
+        is_ruled_out = ((policy > 0.0) & ~columns.legal.index_select(0, slots)).any(1)
+        is_valid &= ~(is_ruled_out & is_wanted)  # of another segment, `legal` says nothing
     is_wanted &= columns.target_version.index_select(0, slots) < patch.target_version
     is_applied = is_valid & is_wanted
     n_valid, n_applied = torch.stack((is_valid.sum(), is_applied.sum())).tolist()

@@ -23,6 +23,7 @@ from replay_service.old_snapshot import OldSegment
 from replay_service.placement import choose_device, upload
 from replay_service.reanalysis import ReanalysisRequest, TargetPatch, apply_patch, make_request
 from replay_service.segment import GameSpec, Segment
+from replay_service.segment_check import check_header
 from replay_service.staleness import Aged, Staleness
 from replay_service.statistics import AddReport, replay_stats
 from replay_service.storage import SegmentRing
@@ -91,17 +92,24 @@ class Replay:
         return self.counters.n_positions
 
     def add(self, segments: Sequence[Segment]) -> AddReport:
-        """Store segments; the oldest make room. ValueError for one that could never fit.
+        """Store segments; the oldest make room.
 
         Duplicates are recognised by segment id: all live ids are known, and per (actor,
         incarnation) the highest sequence evicted so far; at or below it a segment counts as a
-        duplicate too. Malformed segments and wrong checksums are rejected and counted.
+        duplicate too. Whatever `check_segment` refuses, or could never fit, is rejected and
+        counted, whoever sent it; the others of the call are stored.
         """
-        for segment in segments:
-            self.ring.refuse_if_too_large(segment)
         n_added = n_duplicates = n_evicted = n_bytes = 0
         reasons = []
+        if not isinstance(segments, list | tuple):
+            reasons.append(f"payload is {type(segments).__name__}, expected a list of segments")
+            segments = ()
         for segment in segments:
+            try:
+                check_header(getattr(segment, "header", None))
+            except ValueError as error:
+                reasons.append(f"segment without a usable header: {error}")
+                continue
             if self.segments.is_known(segment.header.segment_id):
                 n_duplicates += 1
                 continue

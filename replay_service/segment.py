@@ -17,9 +17,6 @@ from numpy.typing import NDArray
 
 SCHEMA_VERSION = 1
 
-_INT16, _FLOAT32, _BOOL = (np.dtype("int16"),), (np.dtype("float32"),), (np.dtype("bool"),)
-_SCALARS = (np.dtype("float16"), *_FLOAT32)
-
 
 def pack_json(value: object) -> NDArray[np.uint8]:
     """JSON text as bytes in an array, so that an npz file holds it without pickle."""
@@ -28,7 +25,10 @@ def pack_json(value: object) -> NDArray[np.uint8]:
 
 def unpack_json(packed: NDArray[np.generic]) -> Any:
     """Inverse of `pack_json`; ValueError when the bytes are not JSON."""
-    return json.loads(packed.tobytes().decode())
+    try:
+        return json.loads(packed.tobytes().decode())
+    except RecursionError as error:
+        raise ValueError("JSON is nested too deep") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,76 +147,6 @@ class Segment:
         columns: list[NDArray[np.generic] | None] = [getattr(self, name) for name in _COLUMNS]
         return self.n_characters + sum(column.nbytes for column in columns if column is not None)
 
-    def validate(self, spec: GameSpec) -> None:
-        """Raise ValueError naming the first field that breaks `spec` or the layout above."""
-        if self.header.schema_version != SCHEMA_VERSION:
-            raise ValueError(
-                f"header.schema_version is {self.header.schema_version}, expected {SCHEMA_VERSION}"
-            )
-        n_steps = len(self.action)
-        if n_steps == 0:
-            raise ValueError("action has length 0, expected at least one step")
-        self._validate_layout(spec, n_steps)
-        self._validate_values(n_steps)
-
-    def _validate_layout(self, spec: GameSpec, n_steps: int) -> None:
-        step_shape: tuple[int, ...] = (n_steps,)
-        row_shape = (n_steps, spec.n_actions)
-        obs_dtype = (np.dtype(spec.obs_dtype),)
-        expected: dict[str, tuple[tuple[np.dtype[np.generic], ...], tuple[int, ...]]] = {
-            "obs": (obs_dtype, (n_steps + spec.frame_stack, *spec.obs_shape)),
-            "action": (_INT16, step_shape),
-            "reward": (_FLOAT32, step_shape),
-            "terminated": (_BOOL, step_shape),
-            "truncated": (_BOOL, step_shape),
-            "policy": (_SCALARS, row_shape),
-            "root_value": (_SCALARS, step_shape),
-            "priority": (_FLOAT32, step_shape),
-            "legal": (_BOOL, row_shape),
-        }
-        for name, (dtypes, shape) in expected.items():
-            column = getattr(self, name)
-            if name == "legal" and column is None:
-                continue
-            if column.dtype not in dtypes or column.shape != shape:
-                raise ValueError(
-                    f"{name} is {column.dtype} {column.shape}, expected "
-                    f"{' or '.join(map(str, dtypes))} {shape}"
-                )
-        lowest, highest = int(self.action.min()), int(self.action.max())
-        if lowest < 0 or highest >= spec.n_actions:
-            raise ValueError(
-                f"action lies in {lowest}..{highest}, expected 0..{spec.n_actions - 1}"
-            )
-        for name, text in (("prompt", self.prompt), ("options", self.options)):
-            if text is not None and len(text) != n_steps:
-                raise ValueError(f"{name} has {len(text)} entries, expected {n_steps}")
-        if self.options is not None:
-            lengths = {len(row) for row in self.options} - {0, spec.n_actions}
-            if lengths:
-                raise ValueError(
-                    f"options has rows of {sorted(lengths)} texts, expected {spec.n_actions} or 0"
-                )
-
-    def _validate_values(self, n_steps: int) -> None:
-        # `priority` is not checked: replay counts and replaces bad priorities one by one.
-        for name in ("obs", "reward", "policy", "root_value"):
-            column = getattr(self, name)
-            if column.dtype.kind == "f" and not np.isfinite(column).all():
-                raise ValueError(f"{name} holds NaN or infinity, expected finite numbers")
-        if (self.policy < 0).any():
-            raise ValueError(f"policy holds {self.policy.min()}, expected shares of at least 0")
-        for name in ("terminated", "truncated"):
-            n_early = int(getattr(self, name)[:-1].sum())
-            if n_early:
-                raise ValueError(
-                    f"{name} is set on {n_early} steps before the last, expected the last one only"
-                )
-        if self.is_terminated and self.is_truncated:
-            raise ValueError("truncated and terminated are both set, expected at most one")
-        if not 1 <= self.n_trainable <= n_steps:
-            raise ValueError(f"n_trainable is {self.n_trainable}, expected 1..{n_steps}")
-
     def with_checksum(self) -> Segment:
         """The same segment carrying the checksum of its content (never 0)."""
         return replace(self, checksum=self._content_checksum())
@@ -248,7 +178,10 @@ class Segment:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> Segment:
-        """Inverse of `to_arrays`; ValueError names what is missing or malformed."""
+        """Inverse of `to_arrays`; ValueError names what is missing or malformed.
+
+        Whether it is a segment of a game is for `check_segment` to say.
+        """
         wanted = {*_COLUMNS, "header", "n_trainable", "checksum"} - {"legal"}
         missing = sorted(wanted - set(arrays))
         if missing:
@@ -256,17 +189,19 @@ class Segment:
         columns: dict[str, Any] = {name: arrays[name] for name in _COLUMNS if name in arrays}
         try:
             header = SegmentHeader(**unpack_json(arrays["header"]))
-        except TypeError as error:
+        except (TypeError, AttributeError) as error:
             raise ValueError(f"header does not describe a segment: {error}") from error
-        prompt = options = None
-        if "prompt" in arrays:
-            prompt = tuple(unpack_json(arrays["prompt"]))
-        if "options" in arrays:
-            options = tuple(tuple(row) for row in unpack_json(arrays["options"]))
+        try:
+            columns |= {name: int(arrays[name][0]) for name in ("n_trainable", "checksum")}
+            prompt = options = None
+            if "prompt" in arrays:
+                prompt = tuple(unpack_json(arrays["prompt"]))
+            if "options" in arrays:
+                options = tuple(tuple(row) for row in unpack_json(arrays["options"]))
+        except (TypeError, IndexError, OverflowError) as error:
+            raise ValueError(f"segment arrays are malformed: {error}") from error
         return cls(
             header=header,
-            n_trainable=int(arrays["n_trainable"][0]),
-            checksum=int(arrays["checksum"][0]),
             prompt=prompt,
             options=options,
             **columns,

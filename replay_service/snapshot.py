@@ -7,23 +7,23 @@ the data in memory. Blocks of frames that did not change are shared with the sna
 
 from __future__ import annotations
 
-import io
 import json
 import os
+import struct
 import zipfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from replay_service.array_file import check_array, read_array, write_array
+from replay_service.array_file import check_array, read_array, read_vector, write_array
 from replay_service.old_snapshot import OLD_VERSIONS, read_old
 from replay_service.segment import pack_json, unpack_json
+from replay_service.snapshot_check import Drawn, check_rows, check_state, check_texts, read_stored
 from replay_service.staleness import Aged
 from replay_service.storage import StoredSegment
 from replay_service.text_pool import NO_TEXT
@@ -35,7 +35,6 @@ ARRAYS_FILE = "replay.npz"
 STATE_FILE = "replay.json"
 FORMAT_VERSION = 5
 READABLE_VERSIONS = (*OLD_VERSIONS, FORMAT_VERSION)
-_UNREADABLE = (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile)
 
 
 @dataclass(slots=True)
@@ -91,7 +90,8 @@ def save(replay: Replay, folder: Path, previous: Path | None = None) -> None:
 def load(replay: Replay, folder: Path) -> None:
     """Restore a replay of the same configuration; it must not have been used yet.
 
-    ValueError names the file and what does not fit; the replay is empty then.
+    ValueError names the file and what does not fit; the replay is empty then. Nothing takes more
+    memory than the ring and the files have.
     """
     assert replay.ring.high_row == 0, "load into a replay that already holds segments"
     state = _read_state(folder / STATE_FILE)
@@ -102,39 +102,34 @@ def load(replay: Replay, folder: Path) -> None:
     path = folder / ARRAYS_FILE
     try:
         with zipfile.ZipFile(path) as archive:
+            _check_members(archive, path.stat().st_size)
             drawn = _read_arrays(replay, state, archive)
-            texts = unpack_json(_read_whole(archive, "text"))
-            free_slots = _read_whole(archive, "free_slots")
+            texts = unpack_json(read_vector(archive, "text", np.uint8))
+            free_slots = read_vector(archive, "free_slots", np.int32)
+        check_texts(texts)
     except _UNREADABLE as error:
-        raise ValueError(f"{path} is not a readable replay snapshot: {error}") from error
-    live = [_stored(entry) for entry in state["live"]]
+        raise _unreadable(path, error) from error
+    live = [read_stored(entry) for entry in state["live"]]
     frames = replay.ring.frames
     try:
         frames.blocks.load(folder, state["frame_writes"], state["high_slot"])
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{folder} holds no readable frames: {str(error)[:500]}") from error
+    try:
+        check_rows(replay, live, state, texts, drawn)
         slots = [replay.ring.read("frame", stored.rows).view(np.int32) for stored in live]
         frames.restore(live, slots, free_slots, state["high_slot"])
-    except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"{folder} holds no readable frames: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
     _restore(replay, state, texts, drawn, live)
-
-
-def _stored(entry: dict[str, Any]) -> StoredSegment:
-    return StoredSegment(**entry | {"segment_id": tuple(entry["segment_id"])})
-
-
-def _read_whole(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
-    """A column of its own length."""
-    with archive.open(f"{name}.npy") as member:
-        array: NDArray[Any] = np.load(io.BytesIO(member.read()), allow_pickle=False)
-        return array
 
 
 def _load_old(replay: Replay, folder: Path, state: dict[str, Any]) -> None:
     """Put the segments of an older format in, once more."""
     try:
         held = read_old(folder, ARRAYS_FILE, state, replay.spec)
-    except _UNREADABLE as error:
-        raise ValueError(f"{folder} is not a readable replay snapshot: {error}") from error
+    except (*_UNREADABLE, TypeError, IndexError) as error:
+        raise _unreadable(folder, error) from error
     for actor, incarnation, sequence in state["evicted_sequence"]:
         replay.segments.evicted_sequence[actor, incarnation] = sequence
     for old in held:
@@ -146,25 +141,35 @@ def _load_old(replay: Replay, folder: Path, state: dict[str, Any]) -> None:
     _restore_refresh_order(replay, state)
 
 
-@dataclass(frozen=True, slots=True)
-class _Drawn:
-    """What the two trees draw from; high_row entries each."""
-
-    priority: NDArray[np.float32]
-    sample_weight: NDArray[np.float64]
-    text_weight: NDArray[np.float64]
+# What zipfile raises for headers that are not as they should be.
+_UNREADABLE = (
+    OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError, RuntimeError,
+    OverflowError, struct.error,
+)  # fmt: skip
 
 
-def _read_arrays(replay: Replay, state: dict[str, Any], archive: zipfile.ZipFile) -> _Drawn:
+def _unreadable(path: Path, error: Exception) -> ValueError:
+    cause = str(error)[:500]  # zipfile quotes headers, which may be anything
+    return ValueError(f"{path} is not a readable replay snapshot: {cause}")
+
+
+def _check_members(archive: zipfile.ZipFile, n_bytes: int) -> None:
+    """Members are stored as they are, so none can be larger than the file."""
+    for info in archive.infolist():
+        if info.compress_type != zipfile.ZIP_STORED or not 0 <= info.file_size <= n_bytes:
+            raise ValueError(f"{info.filename[:50]!r} is compressed or larger than the file")
+
+
+def _read_arrays(replay: Replay, state: dict[str, Any], archive: zipfile.ZipFile) -> Drawn:
     """Fill the ring's rows; nothing is drawable before `_restore`."""
     ring, high_row = replay.ring, state["high_row"]
     if "legal.npy" in archive.namelist():
         ring.allocate("legal")
-    drawn = _Drawn(
+    drawn = Drawn(
         np.empty(high_row, np.float32), np.empty(high_row, np.float64), np.empty(high_row)
     )
     targets = {name: tensor[:high_row] for name, tensor in ring.tensors.items()}
-    targets |= {name: torch.from_numpy(getattr(drawn, name)) for name in _Drawn.__slots__}
+    targets |= {name: torch.from_numpy(getattr(drawn, name)) for name in Drawn.__slots__}
     for name, out in targets.items():
         with archive.open(f"{name}.npy") as member:
             check_array(member, name, out)
@@ -229,8 +234,10 @@ def _state(replay: Replay) -> dict[str, object]:
 def _read_state(path: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is not a readable replay snapshot: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise _unreadable(path, error) from error
+    if not isinstance(state, dict):
+        raise ValueError(f"{path} is not a readable replay snapshot: it holds no object")
     if state.get("format_version") == 1:
         return {"scalars": "float16", "refresh_order": []} | state
     return state
@@ -243,21 +250,28 @@ def _check_state(replay: Replay, state: dict[str, Any], path: Path) -> None:
     missing = sorted(set(expected) - set(state) - optional)
     if missing:
         raise ValueError(f"{path} lacks {', '.join(missing)}")
+    if not isinstance(state["spec"], dict):
+        raise ValueError(f"{path}: spec is {type(state['spec']).__name__}, expected an object")
     saved_spec = {name: _plain(value) for name, value in state["spec"].items()}
     state["spec"] = saved_spec
     expected["spec"] = {name: _plain(value) for name, value in asdict(replay.spec).items()}
-    if state["format_version"] not in READABLE_VERSIONS:
+    version = state["format_version"]
+    if type(version) is not int or version not in READABLE_VERSIONS:
         raise ValueError(
-            f"{path} has format_version={state['format_version']}, this program reads "
+            f"{path} has format_version={str(version)[:20]}, this program reads "
             f"{READABLE_VERSIONS}; resume with the program that saved it"
         )
     sizes = () if is_old else ("n_rows", "n_frames")
     for name in ("spec", "scalars", *sizes, "alpha", "priority_floor"):
         if state[name] != expected[name]:
             raise ValueError(
-                f"{path} was saved with {name}={state[name]}, this replay has {expected[name]}; "
-                f"resume with the configuration of the saved run"
+                f"{path} was saved with {name}={str(state[name])[:200]}, this replay has "
+                f"{expected[name]}; resume with the configuration of the saved run"
             )
+    try:
+        check_state(replay, state, [field.name for field in fields(Counters)], is_old=is_old)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
 
 
 def _plain(value: object) -> object:
@@ -268,7 +282,7 @@ def _restore(
     replay: Replay,
     state: dict[str, Any],
     texts: dict[str, list[Any]],
-    drawn: _Drawn,
+    drawn: Drawn,
     live: list[StoredSegment],
 ) -> None:
     ring = replay.ring
@@ -299,7 +313,7 @@ def _restore_draws(replay: Replay, state: dict[str, Any]) -> None:
     replay.text_sampler.rng.bit_generator.state = state["text_rng"]
 
 
-def _restore_segments(replay: Replay, state: dict[str, Any], drawn: _Drawn) -> None:
+def _restore_segments(replay: Replay, state: dict[str, Any], drawn: Drawn) -> None:
     """Which segments are known and masked."""
     segments, staleness = replay.segments, replay.staleness
     for actor, incarnation, sequence in state["evicted_sequence"]:

@@ -21,6 +21,7 @@ from torch import Tensor
 from replay_service.frame_store import BOOKKEEPING_BYTES, FrameStore, Incoming
 from replay_service.placement import download, reserve, upload
 from replay_service.segment import GameSpec, Segment
+from replay_service.segment_check import check_segment
 from replay_service.targets import (
     ENDING_OPEN,
     ENDING_TERMINATED,
@@ -202,29 +203,24 @@ class SegmentRing:
     def n_characters(self) -> int:
         return self.prompts.n_characters + self.options.n_characters
 
-    def refuse_if_too_large(self, segment: Segment) -> None:
-        """ValueError for a segment that could not be held even by an empty ring."""
-        n_held = min(self.n_rows, self.frames.n_slots)
-        if segment.n_frames > n_held:
-            raise ValueError(
-                f"segment {segment.header.segment_id} needs {segment.n_frames} rows, the replay "
-                f"holds {n_held}; raise replay.capacity_mb or use shorter segments"
-            )
-        if segment.n_characters > self.max_characters:
-            raise ValueError(
-                f"segment {segment.header.segment_id} brings {segment.n_characters} characters "
-                f"of text, the replay holds {self.max_characters}; raise replay.text_mb"
-            )
-
     def reason_to_reject(self, segment: Segment) -> str | None:
-        """What is wrong with a segment that came in, or None."""
+        """What is wrong with a segment that came in, or None; its header has been checked."""
         name = f"segment {segment.header.segment_id}"
         try:
-            segment.validate(self.spec)
+            check_segment(segment, self.spec)
         except ValueError as error:
             return f"{name}: {error}"
-        if not segment.verify():
-            return f"{name}: content does not match its checksum"
+        n_held = min(self.n_rows, self.frames.n_slots)
+        if segment.n_frames > n_held:
+            return (
+                f"{name}: obs needs {segment.n_frames} rows, the replay holds {n_held}; raise "
+                "replay.capacity_mb or use shorter segments"
+            )
+        if segment.n_characters > self.max_characters:
+            return (
+                f"{name}: prompt and options bring {segment.n_characters} characters of text, the "
+                f"replay holds {self.max_characters}; raise replay.text_mb"
+            )
         scalars, highest = self.layout["root_value"][0], float(np.abs(segment.root_value).max())
         if highest > float(np.finfo(scalars).max):
             return (

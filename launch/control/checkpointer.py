@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from launch.control.call_book import CallBook, RunFailed
 from launch.control.checkpoint import CheckpointStore
@@ -33,10 +33,13 @@ class Checkpointer:
         limiter: RateLimiter,
         shards: ReplayShards,
         reporter: Reporter,
-        may_save: Callable[[str], bool],
+        may_save: Sequence[Callable[[str], bool]],
         on_failure: Callable[[CallFailed], None],
     ) -> None:
-        """may_save: whether the state is sound, by reason; on_failure: a shard of replay died"""
+        """may_save: of each learner, whether its state is sound, by reason
+
+        on_failure: a shard of replay died
+        """
         self._config = config
         self._calls = calls
         self._store = store
@@ -60,7 +63,7 @@ class Checkpointer:
 
     def save(self, reason: str) -> None:
         """A checkpoint of the run as it is. Raises RunFailed; OSError if it can't be written."""
-        if not self._may_save(reason):
+        if not all([may_save(reason) for may_save in self._may_save]):
             return
         path, seconds = save_cut(
             self._calls,

@@ -27,8 +27,9 @@ from launch.control.memory_ladder import refuse_starved
 from launch.control.pacing import TRAINS_IN_FLIGHT, make_limiter, train_chunk
 from launch.control.progress import Progress
 from launch.control.refresh_loop import RefreshLoop
+from launch.control.refusals import Refusals
 from launch.control.reporter import Reporter
-from launch.control.rollback import RollBack
+from launch.control.rollback import RollBack, WorldModelPatient
 from launch.control.roster import Roster
 from launch.control.run_directory import RunDirectory
 from launch.control.runtime import Call, CallFailed, Runtime
@@ -77,7 +78,9 @@ class Controller:
         self._supervisor = Supervisor(
             config, self._runtime, fleet, calls, roster, self._shards, reporter, progress, store
         )
-        self._rollback = RollBack(config, calls, fleet, store, progress, reporter)
+        patient = WorldModelPatient(config, calls, fleet, progress)
+        self._rollback = RollBack(config.control, calls, store, reporter, patient)
+        self._tuning = LanguageTuning(config, calls, fleet, roster, store, progress, reporter)
         self._checkpointer = Checkpointer(
             config.control,
             calls,
@@ -87,13 +90,13 @@ class Controller:
             limiter,
             self._shards,
             reporter,
-            self._rollback.may_save,
+            (self._rollback.may_save, self._tuning.may_save),
             self._on_failure,
         )
         self._collecting = Collecting(config, calls, fleet, roster, progress, limiter)
         self._evaluating = Evaluating(config, calls, fleet, roster, progress, reporter)
-        self._tuning = LanguageTuning(config, calls, fleet, roster, progress, reporter)
         self._refreshes = RefreshLoop(config, calls, fleet, roster, progress)
+        self._refusals = Refusals(reporter, self._on_failure)
 
     def _make_handlers(self) -> dict[str, Callable[[Call, object], None]]:
         """Who is told of an answer, by the method that was called."""
@@ -104,9 +107,9 @@ class Controller:
             "evaluate": self._on_evaluate,
             "ping": self._on_ping,
             "publish": self._on_published,
-            "load": self._on_loaded,
+            "load": self._on_done,
             "refresh": self._on_refresh,
-            "watch": self._on_watched,
+            "watch": self._on_done,
             "sample": self._on_monitor_sample,
             "stats": self._on_stats,
         }
@@ -219,14 +222,14 @@ class Controller:
         self._collecting.collected(call.child)
         self.progress.collected(call.child.name, report)
         self._reporter.episodes(report)
-        self._shards.add(call.payload, report.payload_bytes, call.child.name)
+        self._shards.add(call.payload, report.payload_bytes, call.child)
 
     def _on_add(self, call: Call, report: AddReport) -> None:
-        self._shards.added(call, report)
+        sender = self._shards.added(call, report)
         self.limiter.insert(report.n_positions)
         self._refreshes.inserted(report.n_positions)
-        for reason in report.reasons:
-            self._reporter.event("segment_rejected", reason=reason)
+        is_current = any(child is sender for child in self._fleet.env_actors.values())
+        self._refusals.answered(call, sender, report, is_current=is_current)
 
     def _on_train(self, call: Call, report: TrainReport | LanguageReport) -> None:
         if isinstance(report, TrainReport):
@@ -234,7 +237,7 @@ class Controller:
             self._refreshes.trained(report)
             self._rollback.trained(call, report)
         else:
-            self._tuning.trained(report)
+            self._tuning.trained(call, report)
 
     def _on_refresh(self, call: Call, report: ReanalysisReport) -> None:
         self._refreshes.answered(report)
@@ -252,11 +255,8 @@ class Controller:
         if isinstance(answer, PublishReport):
             self._tuning.published(call, answer)
 
-    def _on_loaded(self, call: Call, answer: None) -> None:
-        """A new learner has what the last checkpoint held; nothing follows from it."""
-
-    def _on_watched(self, call: Call, answer: None) -> None:
-        """The monitor knows a process now; nothing follows from it."""
+    def _on_done(self, call: Call, answer: None) -> None:
+        """A new learner has its checkpoint, or the monitor knows a process; nothing follows."""
 
     def _on_monitor_sample(self, call: Call, sample: dict[str, float]) -> None:
         self._reporter.resources(sample)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from actors.acting import ActorIdentity
@@ -13,6 +12,16 @@ from actors.prior.prior_engine_actor import MAX_CONCURRENT_CALLS, engine_env
 from actors.reanalyze_actor import ReanalyzeActor
 from actors.search import SearchSeat
 from launch.config import Config
+from launch.control.resources import (
+    ACTOR_RESOURCES,
+    LEARNER_CPUS,
+    LEARNER_GPU_SHARE,
+    LIGHT,
+    LIGHT_RESTARTABLE,
+    PRIOR_ENGINE_GPU_SHARE,
+    REANALYSIS_GPU_SHARE,
+    SEARCH_GPU_SHARE,
+)
 from launch.control.runtime import Child, Links, Resources, Runtime
 from launch.monitoring.monitor import MonitorConfig
 from launch.monitoring.monitor_actor import MonitorActor
@@ -23,45 +32,10 @@ from learner.weight_server_actor import WeightServerActor
 from replay_service.replay_actor import ReplayActor
 from replay_service.segment import GameSpec
 
-# Shares of a core: children that mostly wait ask for little. A local Ray is told it has enough.
-# Only children whose handle others hold come back by themselves; the controller replaces the rest.
-ACTOR_RESOURCES = Resources(num_cpus=1.0)
-LEARNER_CPUS = 1.0
-# Shares of the first GPU; they bound nothing but what Ray places there.
-LEARNER_GPU_SHARE = 0.4
-PRIOR_ENGINE_GPU_SHARE = 0.3
-SEARCH_GPU_SHARE = 0.2
-REANALYSIS_GPU_SHARE = 0.1
 SEARCH_SEED_STREAM = 2_000_003
 REPLAY_SEED_STREAM = 5_000_011  # from one shard to the next
 REANALYSIS_SEED_STREAM = 3_000_017
 ADAPTERS_FOLDER = "adapters"  # in the run directory
-LIGHT = Resources(num_cpus=0.1)
-LIGHT_RESTARTABLE = Resources(num_cpus=0.1, restartable=True)
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """Logical resources the whole fleet asks for."""
-
-    num_cpus: float
-    num_gpus: float
-
-
-def placement(config: Config, device: str) -> Placement:
-    """What `config` needs; whoever runs on a GPU shares the first one."""
-    gpus = 1.0 if device == "cuda" else 0.0
-    light = (3 + config.replay.num_shards) * LIGHT.num_cpus
-    engines = 1.0 * config.prior.enabled + 1.0 * (config.search.mode == "served")
-    reanalyser = ACTOR_RESOURCES.num_cpus * (config.reanalysis.share > 0.0)
-    return Placement(
-        num_cpus=config.acting.num_actors * ACTOR_RESOURCES.num_cpus
-        + LEARNER_CPUS
-        + engines
-        + reanalyser
-        + light,
-        num_gpus=gpus,
-    )
 
 
 def search_seats(config: Config) -> list[int]:
@@ -344,6 +318,7 @@ class Fleet:
                     self.replays, config.language.batch_size, config.seed
                 ),
                 "adapters_dir": self._run_dir / ADAPTERS_FOLDER,
+                "bad_batches_dir": self._run_dir / BAD_BATCHES_FOLDER,
                 "device": "cpu",
             },
             LIGHT,

@@ -1,16 +1,52 @@
-"""When the language model is tuned, and its adapters on their way to the engine."""
+"""When the language model is tuned, its adapters on their way to the engine, and back again."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from actors.prior.backend import PublishReport
 from launch.config import Config
 from launch.control.call_book import CallBook
+from launch.control.checkpoint import CheckpointStore
 from launch.control.fleet import Fleet
 from launch.control.progress import Progress
 from launch.control.reporter import Reporter
+from launch.control.rollback import RollBack
 from launch.control.roster import Roster
-from launch.control.runtime import Call
+from launch.control.runtime import Call, Child
+from learner.language.adapter import Adapter
 from learner.language.language_learner import LanguageReport
+
+
+class LanguagePatient:
+    """The language learner as its roll-back sees it."""
+
+    part = "language"
+
+    def __init__(self, config: Config, calls: CallBook, fleet: Fleet) -> None:
+        self._calls = calls
+        self._fleet = fleet
+        self.n_rollbacks = 0
+        self.advice = (
+            f"Lower language.learning_rate (now {config.language.learning_rate:g}) or "
+            f"language.grad_clip (now {config.language.grad_clip:g})"
+        )
+
+    @property
+    def child(self) -> Child | None:
+        return self._fleet.language_learner
+
+    def go_back(self, folder: Path) -> dict[str, object]:
+        adapter: Adapter | None = self._calls.ask(self.child, "roll_back", folder)
+        self.n_rollbacks += 1
+        if adapter is None:
+            return {"adapter_version": None}
+        self.publish(adapter)
+        return {"adapter_version": adapter.version}
+
+    def publish(self, adapter: Adapter) -> None:
+        """Sends an adapter to the engine."""
+        self._calls.issue(self._fleet.prior_engine, "publish", adapter.version, adapter.path)
 
 
 class LanguageTuning:
@@ -22,6 +58,7 @@ class LanguageTuning:
         calls: CallBook,
         fleet: Fleet,
         roster: Roster,
+        checkpoints: CheckpointStore,
         progress: Progress,
         reporter: Reporter,
     ) -> None:
@@ -31,6 +68,9 @@ class LanguageTuning:
         self._roster = roster
         self._progress = progress
         self._reporter = reporter
+        self._patient = LanguagePatient(config, calls, fleet)
+        self._rollback = RollBack(config.control, calls, checkpoints, reporter, self._patient)
+        self.may_save = self._rollback.may_save
         self.tuned_at_update = 0  # of the world model
         self.is_prior_ready = False
 
@@ -46,12 +86,14 @@ class LanguageTuning:
             self.tuned_at_update = self._progress.updates
             self._calls.issue(learner, "train", self._config.updates_per_call)
 
-    def trained(self, report: LanguageReport) -> None:
-        """Send a new adapter to the engine."""
-        self._reporter.language(report.metrics)
+    def trained(self, call: Call, report: LanguageReport) -> None:
+        """Sends a new adapter to the engine; goes back after too many bad updates. RunFailed."""
         if report.adapter is not None:
-            adapter = report.adapter
-            self._calls.issue(self._fleet.prior_engine, "publish", adapter.version, adapter.path)
+            self._patient.publish(report.adapter)
+        self._rollback.trained(call, report)
+        if report.metrics:
+            n_rollbacks = float(self._patient.n_rollbacks)
+            self._reporter.language({**report.metrics, "language_rollbacks": n_rollbacks})
 
     def published(self, call: Call, report: PublishReport) -> None:
         """The engine took an adapter, or says why not."""

@@ -102,7 +102,7 @@ class ReplayShards:
         self._fleet = fleet
         self.book = ShardBook(n_shards)
         self.n_lost = 0
-        self._adds: list[tuple[Call, int, str]] = []
+        self._adds: list[tuple[Call, int, Child]] = []
         self._stats: list[Mapping[str, float]] = [{}] * n_shards
         self._carried: Counter[str] = Counter()  # totals of shards that were lost
 
@@ -113,16 +113,18 @@ class ReplayShards:
 
     # ------------------------------------------------------------------ segments
 
-    def add(self, payload: object, n_bytes: int, source: str) -> None:
-        """Forwards a payload of that many bytes, which `source` played, unopened."""
-        shard = self.book.choose(source, n_bytes)
+    def add(self, payload: object, n_bytes: int, sender: Child) -> None:
+        """Forwards a payload of that many bytes, which `sender` played, unopened."""
+        shard = self.book.choose(sender.name, n_bytes)
         call = self._calls.issue(self._fleet.replays[shard], "add", payload)
-        self._adds.append((call, n_bytes, source))
+        self._adds.append((call, n_bytes, sender))
         self.book.sent(shard, n_bytes)
 
-    def added(self, call: Call, report: AddReport) -> None:
-        n_bytes, _ = self._take(call)
+    def added(self, call: Call, report: AddReport) -> Child:
+        """Returns whose payload it was."""
+        n_bytes, sender = self._take(call)
         self.book.stored(index_of(call.child), n_bytes, report)
+        return sender
 
     def send_again(self, call: Call) -> None:
         """What was on its way to a shard that died goes to another, if it was a payload.
@@ -131,17 +133,17 @@ class ReplayShards:
         held and counted once.
         """
         if call.method == "add":
-            n_bytes, source = self._take(call)
+            n_bytes, sender = self._take(call)
             self.book.accounts[index_of(call.child)].in_flight -= n_bytes
-            self.add(call.args[0], n_bytes, source)
+            self.add(call.args[0], n_bytes, sender)
 
     def forget(self, call: Call) -> None:
         """A payload is gone: the node that held it went before a shard had it."""
         n_bytes, _ = self._take(call)
         self.book.accounts[index_of(call.child)].in_flight -= n_bytes
 
-    def _take(self, call: Call) -> tuple[int, str]:
-        """Bytes and source of a payload that is in flight no longer."""
+    def _take(self, call: Call) -> tuple[int, Child]:
+        """Bytes and sender of a payload that is in flight no longer."""
         position = next(i for i, (sent, *_) in enumerate(self._adds) if sent is call)
         return self._adds.pop(position)[1:]
 

@@ -18,6 +18,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
+from learner.bad_numbers import BadBatches, BadStep
 from learner.language.adapter import (
     Adapter,
     AdapterCheck,
@@ -26,12 +27,14 @@ from learner.language.adapter import (
     remove_old_adapters,
 )
 from learner.language.config import LanguageConfig
+from learner.language.label_losses import label_losses
 from learner.language.language_state import LanguageState, read_state, write_state
 from learner.language.prompt import PromptBuilder, ScoreRequest, ScoringPrompt
 from learner.language.prompt_config import PromptConfig
 from learner.language.scoring import answer_log_probs, load_causal_lm
 from replay_service.targets import TextBatch
 
+KEPT_BAD_BATCHES = 8
 N_VARIANTS = 64  # ways to deal labels in training, so that no label comes to mean an action
 
 
@@ -55,7 +58,8 @@ class LanguageReport:
     """One train call. `adapter` is what was published in it, if anything.
 
     metrics: means over the updates; the loss, KL to the visit shares (nats), entropy of the
-             model's label distribution, its probability on labels, supervised states per update
+             model's label distribution, its probability on labels, supervised states per update;
+             of updates that were not finite only where there was no other
     seconds: sample_wait, compute, publish
     """
 
@@ -64,28 +68,12 @@ class LanguageReport:
     metrics: dict[str, float]
     seconds: dict[str, float]
     adapter: Adapter | None
+    bad_steps: tuple[BadStep, ...] = ()
+    n_bad_in_a_row: int = 0  # at the end of the call, across calls
 
-
-def label_losses(
-    log_probs: Sequence[Tensor], targets: Sequence[Tensor], mass_weight: float
-) -> tuple[Tensor, dict[str, float]]:
-    """Sum over the examples of: cross-entropy over labels - mass_weight * log(label mass).
-
-    log_probs: per example [K], full-vocabulary; targets: per example [K] summing to 1.
-    Also returns the sums of kl, entropy and label_mass.
-    """
-    total = torch.zeros((), device=log_probs[0].device)
-    sums = {"kl": 0.0, "entropy": 0.0, "label_mass": 0.0}
-    for scores, target in zip(log_probs, targets, strict=True):
-        log_mass = scores.logsumexp(0)
-        log_q = scores - log_mass
-        cross_entropy = -(target * log_q).sum()
-        total = total + cross_entropy - mass_weight * log_mass
-        with torch.no_grad():
-            sums["kl"] += float(cross_entropy + torch.special.xlogy(target, target).sum())
-            sums["entropy"] += float(-(log_q.exp() * log_q).sum())
-            sums["label_mass"] += float(log_mass.exp())
-    return total, sums
+    @property
+    def last_update(self) -> int:
+        return self.updates
 
 
 class LanguageLearner:
@@ -100,8 +88,12 @@ class LanguageLearner:
         seed: int,
         prompt: PromptConfig | None = None,
         device: str = "cpu",
+        bad_batches_dir: Path | None = None,
     ) -> None:
-        """New versions continue after those found in `adapters_dir`."""
+        """New versions continue after those found in `adapters_dir`.
+
+        bad_batches_dir: where batches go whose updates were not finite; None keeps none
+        """
         self._config = config
         self._builder = PromptBuilder(model_folder, prompt or PromptConfig(), seed=seed)
         base, self._pad_id = load_causal_lm(model_folder, "float32", device)
@@ -129,10 +121,16 @@ class LanguageLearner:
         self._updates = 0
         self._published_at = 0
         self._check_requests: list[ScoreRequest] = []
+        self._skipped = 0
+        self._n_bad_in_a_row = 0
+        self._bad_steps: list[BadStep] = []
+        self._bad_batches = None
+        if bad_batches_dir is not None:
+            self._bad_batches = BadBatches(bad_batches_dir, KEPT_BAD_BATCHES, prefix="language-")
 
     @property
     def updates(self) -> int:
-        """Optimiser steps since the start of the run."""
+        """Batches consumed since the start of the run, skipped ones included."""
         return self._updates
 
     @property
@@ -141,9 +139,14 @@ class LanguageLearner:
         return self._version
 
     def train(self, n_updates: int, source: TextSource) -> LanguageReport:
-        """Up to `n_updates` optimiser steps; fewer, without error, while there are no examples."""
+        """Up to `n_updates` optimiser steps; fewer, without error, while there are no examples.
+
+        Nothing is published right after an update that was not finite.
+        """
         seconds = {"sample_wait": 0.0, "compute": 0.0, "publish": 0.0}
+        self._bad_steps = []
         sums: dict[str, float] = {}
+        metrics: dict[str, float] = {}
         done = 0
         for _ in range(n_updates):
             mark = time.perf_counter()
@@ -152,21 +155,38 @@ class LanguageLearner:
             if batch is None:
                 break
             mark = time.perf_counter()
-            for name, value in self.update(batch).items():
-                sums[name] = sums.get(name, 0.0) + value
+            metrics = self.update(batch)
+            if not self._n_bad_in_a_row:
+                for name, value in metrics.items():
+                    sums[name] = sums.get(name, 0.0) + value
             seconds["compute"] += time.perf_counter() - mark
             done += 1
         mark = time.perf_counter()
         adapter = None
-        if self._updates - self._published_at >= self._config.publish_every:
+        is_due = self._updates - self._published_at >= self._config.publish_every
+        if is_due and not self._n_bad_in_a_row:
             adapter = self.publish()
         seconds["publish"] = time.perf_counter() - mark
-        metrics = {name: value / done for name, value in sums.items()}
-        return LanguageReport(done, self._updates, metrics, seconds, adapter)
+        n_finite = done - len(self._bad_steps)
+        means = {name: value / n_finite for name, value in sums.items()} or metrics
+        if done:
+            means = {**means, "language_skipped_total": float(self._skipped)}
+        return LanguageReport(
+            done,
+            self._updates,
+            means,
+            seconds,
+            adapter,
+            tuple(self._bad_steps),
+            self._n_bad_in_a_row,
+        )
 
     def update(self, batch: TextBatch) -> dict[str, float]:
-        """One optimiser step. Raises RuntimeError when nothing was supervised or the loss or its
-        gradient is not finite: a language model that silently learns nothing looks healthy.
+        """One optimiser step; one whose log-probabilities, loss or gradient are not finite changes
+        nothing, is counted, and its batch is kept.
+
+        Raises RuntimeError when nothing was supervised: a language model that silently learns
+        nothing looks healthy.
         """
         examples = self._examples(batch)
         if not examples:
@@ -176,44 +196,62 @@ class LanguageLearner:
             )
         self._optimizer.zero_grad(set_to_none=True)
         sums: dict[str, float] = {"loss": 0.0}
+        largest = 0.0  # NaN stays in it
         size = self._config.micro_batch_size
         for start in range(0, len(examples), size):
             part = examples[start : start + size]
-            loss, more = label_losses(
-                self._log_probs([e.prompt.request for e in part]),
-                [e.target for e in part],
-                self._config.mass_weight,
-            )
+            log_probs = self._log_probs([e.prompt.request for e in part])
+            loss, more = label_losses(log_probs, [e.target for e in part], self._config.mass_weight)
             # Divided by what is really there, not by the configured batch size.
             (loss / len(examples)).backward()
             for name, value in {"loss": float(loss.detach()), **more}.items():
                 sums[name] = sums.get(name, 0.0) + value
+            largest += float(torch.cat(log_probs).detach().abs().amax())
         norm = torch.nn.utils.clip_grad_norm_(self._trained.values(), self._config.grad_clip)
-        if not np.isfinite(sums["loss"]) or not torch.isfinite(norm):
-            raise RuntimeError(
-                f"language loss {sums['loss']}, gradient norm {float(norm)} after {self._updates} "
-                "updates; lower language.learning_rate"
-            )
-        self._optimizer.step()
+        checks = {"log_probs": largest, "loss": sums["loss"], "gradient": float(norm)}
+        not_finite = tuple(name for name, value in checks.items() if not np.isfinite(value))
+        if not_finite:
+            self._skip(batch, not_finite, checks)
+        else:
+            self._optimizer.step()
+            self._n_bad_in_a_row = 0
+            self._check_requests = [
+                replace(e.prompt.request, thought=None)
+                for e in examples[: self._config.n_check_prompts]
+            ]
         self._updates += 1
-        self._check_requests = [
-            replace(e.prompt.request, thought=None)
-            for e in examples[: self._config.n_check_prompts]
-        ]
         metrics = {f"language_{name}": value / len(examples) for name, value in sums.items()}
         metrics["language_grad_norm"] = float(norm)
         metrics["language_supervised"] = float(len(examples))
         return metrics
 
-    def publish(self) -> Adapter:
-        """Writes the adapter under the next version, with the answers an engine must reproduce."""
+    def _skip(
+        self, batch: TextBatch, not_finite: tuple[str, ...], checks: dict[str, float]
+    ) -> None:
+        file = ""
+        # Those after it in a row meet the same weights, and would push the first one's file out.
+        if self._bad_batches is not None and not self._n_bad_in_a_row:
+            file = self._bad_batches.save_text(
+                batch, update=self._updates, version=self._version, numbers=checks
+            )
+        self._bad_steps.append(BadStep(self._updates, not_finite, file))
+        self._n_bad_in_a_row += 1
+        self._skipped += 1
+
+    def publish(self) -> Adapter | None:
+        """Writes the adapter under the next version, with the answers an engine must reproduce.
+
+        None, and nothing is written, if the adapter or these answers are not finite.
+        """
         if not self._check_requests:
             raise RuntimeError("nothing to publish: the language learner has not trained yet")
+        with torch.no_grad():
+            rows = [row.cpu().numpy() for row in self._log_probs(self._check_requests)]
+        if not self.is_finite() or not all(np.isfinite(row).all() for row in rows):
+            return None
         version = self._version + 1
         folder = adapter_folder(self._adapters_dir, version)
         self._adapters_dir.mkdir(parents=True, exist_ok=True)
-        with torch.no_grad():
-            rows = [row.cpu().numpy() for row in self._log_probs(self._check_requests)]
         check = AdapterCheck(tuple(self._check_requests), tuple(rows))
         with tempfile.TemporaryDirectory(dir=self._adapters_dir, prefix=".new-") as work:
             written = Path(work) / "adapter"
@@ -229,7 +267,11 @@ class LanguageLearner:
     def save(self, folder: Path) -> None:
         """Adapter, optimizer, counters and random state; safetensors and JSON."""
         state = LanguageState(
-            self._version, self._updates, self._published_at, self._rng.bit_generator.state
+            self._version,
+            self._updates,
+            self._published_at,
+            self._rng.bit_generator.state,
+            self._skipped,
         )
         write_state(folder, state, self._trained, self._optimizer)
 
@@ -241,6 +283,23 @@ class LanguageLearner:
         self._updates = state.updates
         self._published_at = state.published_at
         self._rng.bit_generator.state = state.rng
+        self._skipped = state.skipped
+        self._n_bad_in_a_row = 0
+
+    def roll_back(self, folder: Path) -> Adapter | None:
+        """`load`, but updates skipped since stay counted; publishes what was restored.
+
+        None if nothing was trained in this process yet, so that there is no answer to check.
+        """
+        n_skipped = self._skipped
+        self.load(folder)
+        self._skipped = n_skipped
+        return self.publish() if self._check_requests else None
+
+    def is_finite(self) -> bool:
+        """Whether all that `save` writes is free of NaN and infinity; waits for the device."""
+        moments = [v for state in self._optimizer.state.values() for v in state.values()]
+        return all(bool(torch.isfinite(t).all()) for t in [*self._trained.values(), *moments])
 
     def _log_probs(self, requests: Sequence[ScoreRequest]) -> list[Tensor]:
         return answer_log_probs(self._model, requests, self._pad_id)
@@ -256,7 +315,10 @@ class LanguageLearner:
             if not prompt or sum(1 for text in options if text.strip()) < 2:
                 continue
             variant = int(self._rng.integers(N_VARIANTS))
-            scoring = self._builder.build(prompt, options, variant=variant)
+            try:
+                scoring = self._builder.build(prompt, options, variant=variant)
+            except ValueError:  # can't be asked within language.max_prompt_tokens
+                continue
             shares = policy[list(scoring.actions)]
             if not torch.isfinite(shares).all() or shares.sum() <= 0:
                 continue

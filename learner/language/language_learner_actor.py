@@ -10,6 +10,7 @@ import ray
 import torch
 from ray.actor import ActorHandle
 
+from learner.language.adapter import Adapter
 from learner.language.config import LanguageConfig
 from learner.language.language_learner import LanguageLearner, LanguageReport, TextSource
 from learner.language.model_folder import resolve_model
@@ -45,6 +46,7 @@ class LanguageLearnerActor:
         source: TextSource,
         adapters_dir: str | Path | None = None,
         device: str = "cpu",
+        bad_batches_dir: Path | None = None,
     ) -> None:
         """`model` and `prompt` are prior.model and prior.prompt. Without `adapters_dir` adapters go
         to a temporary folder, which engines on this machine can read but a resumed run will not
@@ -53,7 +55,13 @@ class LanguageLearnerActor:
         torch.set_num_threads(1)
         folder = Path(adapters_dir or tempfile.mkdtemp(prefix="warpzone-adapters-"))
         self._learner = LanguageLearner(
-            config, resolve_model(model), folder, seed=seed, prompt=prompt, device=device
+            config,
+            resolve_model(model),
+            folder,
+            seed=seed,
+            prompt=prompt,
+            device=device,
+            bad_batches_dir=bad_batches_dir,
         )
         self._source = source
 
@@ -66,6 +74,14 @@ class LanguageLearnerActor:
 
     def load(self, folder: str) -> None:
         self._learner.load(Path(folder))
+
+    def roll_back(self, folder: str | Path) -> Adapter | None:
+        """See LanguageLearner.roll_back; the controller hands the adapter to the engines."""
+        return self._learner.roll_back(Path(folder))
+
+    def is_finite(self) -> bool:
+        """Whether a checkpoint of the adapter would hold finite numbers only."""
+        return self._learner.is_finite()
 
     def ping(self) -> int:
         """The process id; an answer means the model is loaded."""

@@ -104,7 +104,7 @@ def make_segment(
         reward=np.zeros(n_steps, np.float32),
         terminated=np.zeros(n_steps, bool),
         truncated=np.zeros(n_steps, bool),
-        policy=np.full((n_steps, spec.n_actions), 1 / spec.n_actions, np.float32),
+        policy=(legal / legal.sum(1, keepdims=True)).astype(np.float32),
         root_value=np.full(n_steps, 7.0, np.float32),
         priority=np.ones(n_steps, np.float32),
         n_trainable=n_steps if n_trainable is None else n_trainable,

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from actors.segment_builder import SegmentBuilder, Step, initial_priorities, stack_frames
 from replay_service import GameSpec, SegmentHeader, TargetConfig
+from replay_service.segment_check import check_segment
 
 
 def make_builder(segment_length=5, n_step=2, unroll=3, frame_stack=1):
@@ -68,7 +69,7 @@ def test_every_step_of_an_episode_is_trainable_exactly_once(
     trainable = [float(r) for segment in segments for r in segment.reward[: segment.n_trainable]]
     assert trainable == [float(t) for t in range(n_steps)]
     for segment in segments:
-        segment.validate(spec)
+        check_segment(segment, spec)
         context = len(segment) - segment.n_trainable
         ended = bool(segment.terminated[-1] or segment.truncated[-1])
         assert context == 0 if ended else context == targets.context_steps

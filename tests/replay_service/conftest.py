@@ -27,6 +27,16 @@ def build_segment(
     truncated[-1] = ending == "truncated"
     obs = rng.integers(0, 256, (n_steps + spec.frame_stack, *spec.obs_shape))
     policy = rng.dirichlet(np.ones(spec.n_actions), n_steps)
+    action = rng.integers(0, spec.n_actions, n_steps).astype(np.int16)
+    reward = rng.normal(size=n_steps).astype(np.float32)
+    root_value = rng.normal(size=n_steps).astype(np.float16)
+    priority = rng.random(n_steps).astype(np.float32)
+    legal = None
+    if with_legal:
+        legal = rng.random((n_steps, spec.n_actions)) < 0.8
+        legal[np.arange(n_steps), action] = True
+        policy = np.where(legal, policy, 0.0)
+        policy /= policy.sum(1, keepdims=True)
     prompt = tuple(f"state {i % 3} of {sequence}" if i % 2 else "" for i in range(n_steps))
     return Segment(
         header=SegmentHeader(
@@ -44,15 +54,15 @@ def build_segment(
             reward_version=1,
         ),
         obs=obs.astype(spec.obs_dtype),
-        action=rng.integers(0, spec.n_actions, n_steps).astype(np.int16),
-        reward=rng.normal(size=n_steps).astype(np.float32),
+        action=action,
+        reward=reward,
         terminated=terminated,
         truncated=truncated,
         policy=policy.astype(np.float16),
-        root_value=rng.normal(size=n_steps).astype(np.float16),
-        priority=rng.random(n_steps).astype(np.float32),
+        root_value=root_value,
+        priority=priority,
         n_trainable=n_steps if n_trainable is None else n_trainable,
-        legal=rng.random((n_steps, spec.n_actions)) < 0.8 if with_legal else None,
+        legal=legal,
         prompt=prompt if with_text else None,
         options=(tuple(f"action {a}" for a in range(spec.n_actions)),) * n_steps
         if with_text

@@ -191,5 +191,5 @@ def test_slots_that_do_not_add_up_are_refused(make_segment, tmp_path, name, valu
         arrays = dict(saved)
     arrays[name][7] = value
     np.savez(tmp_path / "replay.npz", **arrays)
-    with pytest.raises(ValueError, match=r"holds no readable frames: .*(frame|free_slots)"):
+    with pytest.raises(ValueError, match=r"is damaged: .*(frame|free_slots)"):
         make_replay(spec, 100).load(tmp_path)

@@ -29,10 +29,9 @@ def make_replay(spec, n_rows=200, **config) -> Replay:
 
 
 def make_patch(request: ReanalysisRequest, version: int, fill: float = 0.25) -> TargetPatch:
-    n_actions = 2
     return TargetPatch(
         handles=request.handles,
-        policy=np.full((len(request), n_actions), fill, dtype=np.float32),
+        policy=np.tile(np.array([fill, 1.0 - fill], np.float32), (len(request), 1)),
         root_value=np.full(len(request), -fill, dtype=np.float32),
         target_version=version,
     )
@@ -89,8 +88,8 @@ def test_patched_targets_are_sampled_and_their_share_is_told(make_segment, vecto
     batch = replay.sample(400)
     first = batch.handles.on_host().slot <= request.handles.slot[-1]
     policy, value = batch.policy[:, 0].numpy(), batch.root_value[:, 0].numpy()
-    assert (policy[first] == 0.25).all() and (value[first] == -0.25).all()
-    assert not (policy[~first] == 0.25).all(1).any()
+    assert (policy[first, 0] == 0.25).all() and (value[first] == -0.25).all()
+    assert not (policy[~first, 0] == 0.25).any()
     assert set(batch.weight_version.tolist()) == {0, 1}, "who played it is not rewritten"
     stats = replay.stats()
     assert stats["replay_reanalysed_share"] == pytest.approx(first.mean())
@@ -113,6 +112,23 @@ def test_late_and_older_patches_are_counted_and_dropped(make_segment, vector_spe
     stats = replay.stats()
     assert stats["replay_patch_stale_total"] == 80
     assert stats["replay_patch_applied_total"] == 29
+
+
+def test_shares_that_are_none_are_counted_and_skipped(make_segment, vector_spec):
+    replay = make_replay(vector_spec)
+    segment = make_segment(vector_spec, 6)
+    legal = np.ones((6, 2), dtype=bool)
+    legal[3, 1 - segment.action[3]] = False
+    policy = np.where(legal, segment.policy, 0.0)
+    policy = (policy / policy.sum(1, keepdims=True)).astype(np.float16)
+    assert replay.add([replace(segment, legal=legal, policy=policy)]).n_positions == 6
+    patch = make_patch(replay.least_refreshed(1)[0], version=3)  # row 3: on an illegal action
+    patch.policy[0] = 0.0
+    patch.policy[1] = 0.6
+    assert replay.patch([patch]) == 3
+    assert replay.stats()["replay_patch_invalid_total"] == 3
+    with pytest.raises(ValueError, match="target_version of a patch is 2147483648"):
+        replay.patch([replace(patch, target_version=2**31)])
 
 
 @pytest.mark.parametrize("scalars", ["float16", "float32"])
@@ -205,7 +221,10 @@ def test_targets_are_those_of_the_newest_version_that_came_in_time(
             in_time = item in turn and version > expected[item][0]
             assert n_applied == (len(request) if in_time else 0)
             if in_time:
-                expected[item] = (version, np.full((len(request), 2), fill, dtype=np.float16))
+                expected[item] = (
+                    version,
+                    make_patch(request, version, fill).policy.astype(np.float16),
+                )
     for stored in replay.ring.live:
         steps_of = slice(stored.start, stored.start + stored.n_rows - 1)
         version, policy = expected[stored.segment_id[2]]

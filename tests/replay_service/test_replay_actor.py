@@ -134,7 +134,7 @@ def test_segments_to_search_again_come_from_all_shards_and_patches_go_home(
     patches = [
         TargetPatch(
             request.handles,
-            np.full((30, 3), 0.25, np.float32),
+            np.tile(np.array([0.25, 0.5, 0.25], np.float32), (30, 1)),
             np.zeros(30, np.float32),
             target_version=9,
         )
@@ -142,7 +142,7 @@ def test_segments_to_search_again_come_from_all_shards_and_patches_go_home(
     ]
     assert source.patch(patches) == 60
     batch = RayBatchSource(shards[1], batch_size=8).next()
-    assert (batch.target_version == 9).all() and (batch.policy[:, 0] == 0.25).all()
+    assert (batch.target_version == 9).all() and (batch.policy[:, 0, 1] == 0.5).all()
     ray.kill(shards[1])
     with pytest.raises(ray.exceptions.RayActorError):
         while True:  # it may answer some calls before it dies
