@@ -15,10 +15,12 @@ from safetensors.torch import load_file, save_file
 from learner.language.adapter import published_adapters
 from learner.language.config import LanguageConfig
 from learner.language.language_learner import KEPT_BAD_BATCHES, LanguageLearner
+from learner.language.prompt_config import PromptConfig
 from replay_service.targets import TextBatch
 
 OPTIONS = ("wait", "walk right", "run right", "jump")
-CONFIG = LanguageConfig(batch_size=4, micro_batch_size=2, publish_every=1, shuffle_labels=False)
+CONFIG = LanguageConfig(batch_size=4, micro_batch_size=2, publish_every=1)
+PROMPT = PromptConfig(shuffle=False)
 
 
 class Source:
@@ -39,7 +41,12 @@ def one_thread() -> None:
 @pytest.fixture
 def learner(tiny_llm: Path, tmp_path: Path) -> LanguageLearner:
     return LanguageLearner(
-        CONFIG, tiny_llm, tmp_path / "adapters", seed=1, bad_batches_dir=tmp_path / "bad"
+        CONFIG,
+        tiny_llm,
+        tmp_path / "adapters",
+        seed=1,
+        prompt=PROMPT,
+        bad_batches_dir=tmp_path / "bad",
     )
 
 
