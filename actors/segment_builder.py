@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from replay_service.segment import GameSpec, Segment, SegmentHeader
 from replay_service.targets import TargetConfig
@@ -27,6 +27,7 @@ class Step:
     options: tuple[str, ...]  # option text of each action, () without a prompt
     weight_version: int
     prior_version: int  # -1 without an LLM prior
+    advantage: NDArray[np.float32] | None = None  # [A] as in Segment, where replay keeps it
 
 
 def initial_priorities(
@@ -117,7 +118,8 @@ class SegmentBuilder:
             truncated=np.array([s.truncated for s in steps]),
             policy=np.stack([s.policy for s in steps]).astype(np.float16),
             root_value=root_value.astype(np.float16),
-            legal=_legal_rows(steps),
+            legal=_rows([s.legal for s in steps]),
+            advantage=_rows([s.advantage for s in steps], np.float16),
             prompt=tuple(s.prompt for s in steps) if has_prompt else None,
             options=tuple(s.options for s in steps) if has_prompt else None,
             priority=initial_priorities(
@@ -131,7 +133,9 @@ class SegmentBuilder:
         ).with_checksum()
 
 
-def _legal_rows(steps: list[Step]) -> NDArray[np.bool_] | None:
-    if steps[0].legal is None:
-        return None
-    return np.stack([s.legal for s in steps if s.legal is not None])
+def _rows(
+    rows: list[NDArray[np.generic] | None], dtype: DTypeLike = None
+) -> NDArray[np.generic] | None:
+    """[T, A], or None where steps have no such row."""
+    held = [row for row in rows if row is not None]
+    return np.stack(held).astype(dtype or held[0].dtype, copy=False) if held else None

@@ -29,6 +29,7 @@ class ReplayConfig:
     num_shards: int = 1  # processes that share capacity and batches; more outlive the loss of one
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU if half its free memory will do
     scalars: ScalarType = "float16"  # of policies and root values; float32 takes twice their memory
+    advantages: bool = False  # keep what the search found each action worth, for language.loss
     min_positions: int = 500  # positions needed before training starts; more delays, diversifies
 
     uniform: bool = False  # true ignores priorities
@@ -91,7 +92,7 @@ class ReplayConfig:
         )
 
     def bytes_per_step(self, spec: GameSpec) -> float:
-        return bytes_per_step(spec, self.scalars)
+        return bytes_per_step(spec, self.scalars, advantages=self.advantages)
 
     def n_frames(self, spec: GameSpec) -> int:
         """Different frames the ring can hold; as many steps, when no segment repeats any."""

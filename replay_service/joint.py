@@ -239,4 +239,12 @@ class JointTextSource:
             prompt=tuple(prompt for batch in batches for prompt in batch.prompt),
             options=tuple(options for batch in batches for options in batch.options),
             policy=torch.cat([batch.policy for batch in batches]),
+            action=torch.cat([batch.action for batch in batches]),
+            advantage=_joined([batch.advantage for batch in batches]),
         )
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """Shards of one replay all keep a column, or none does."""
+    held = [part for part in parts if part is not None]
+    return torch.cat(held) if held else None

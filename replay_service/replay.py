@@ -71,6 +71,7 @@ class Replay:
             config.n_frames(spec),
             max_characters=int(config.text_mb * 1e6),
             scalars=config.scalars,
+            advantages=config.advantages,
             device=self.device,
             first_generation=first_generation,
         )

@@ -98,6 +98,8 @@ class Segment:
     policy:      [T, A] float16 or float32, visit shares; zero for illegal actions
     root_value:  [T] float16 or float32, search values
     legal:       [T, A] bool, or None when every action is always legal
+    advantage:   [T, A] float16 or float32, what the search found an action to be worth above the
+                 root's value, 0 where it did not look; or None where nobody learns from it
     prompt:      per step the text shown to the LLM, "" where none was asked; or None
     options:     per step the option text of each action, or None
     priority:    [T] float32, |search value - n-step bootstrap| as the actor saw it
@@ -116,6 +118,7 @@ class Segment:
     priority: NDArray[np.float32]
     n_trainable: int
     legal: NDArray[np.bool_] | None = None
+    advantage: NDArray[np.floating] | None = None
     prompt: tuple[str, ...] | None = None
     options: tuple[tuple[str, ...], ...] | None = None
     checksum: int = field(default=0)  # CRC-32 of the content, 0 if none was taken
@@ -182,7 +185,7 @@ class Segment:
 
         Whether it is a segment of a game is for `check_segment` to say.
         """
-        wanted = {*_COLUMNS, "header", "n_trainable", "checksum"} - {"legal"}
+        wanted = {*_COLUMNS, "header", "n_trainable", "checksum"} - {"legal", "advantage"}
         missing = sorted(wanted - set(arrays))
         if missing:
             raise ValueError(f"segment arrays lack {', '.join(missing)}")
@@ -217,5 +220,6 @@ _COLUMNS = (
     "policy",
     "root_value",
     "legal",
+    "advantage",
     "priority",
 )

@@ -125,10 +125,11 @@ def _check_layout(segment: Segment, spec: GameSpec) -> None:
         "root_value": (_SCALARS, step_shape),
         "priority": (_FLOAT32, step_shape),
         "legal": (_BOOL, row_shape),
+        "advantage": (_SCALARS, row_shape),
     }
     for name, (dtypes, shape) in expected.items():
         column = getattr(segment, name)
-        if name == "legal" and column is None:
+        if name in ("legal", "advantage") and column is None:
             continue
         # Subclasses of arrays may answer the checks below with what they like.
         fits = type(column) is np.ndarray and column.dtype in dtypes and column.shape == shape
@@ -172,9 +173,9 @@ def _check_each(name: str, texts: Iterable[object], longest: int) -> None:
 
 
 def _check_values(segment: Segment) -> None:
-    for name in ("obs", "reward", "policy", "root_value"):
+    for name in ("obs", "reward", "policy", "root_value", "advantage"):
         column = getattr(segment, name)
-        if column.dtype.kind == "f" and not np.isfinite(column).all():
+        if column is not None and column.dtype.kind == "f" and not np.isfinite(column).all():
             raise ValueError(f"{name} holds NaN or infinity, expected finite numbers")
     for name in ("terminated", "truncated"):
         n_early = int(getattr(segment, name)[:-1].sum())

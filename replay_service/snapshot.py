@@ -211,6 +211,7 @@ def _state(replay: Replay) -> dict[str, object]:
         "spec": asdict(replay.spec),
         "n_rows": replay.ring.n_rows,
         "scalars": replay.config.scalars,
+        "advantages": replay.config.advantages,
         "alpha": replay.config.exponent,
         "priority_floor": replay.config.priority_floor,
         "high_row": replay.ring.high_row,
@@ -239,8 +240,8 @@ def _read_state(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise ValueError(f"{path} is not a readable replay snapshot: it holds no object")
     if state.get("format_version") == 1:
-        return {"scalars": "float16", "refresh_order": []} | state
-    return state
+        state = {"scalars": "float16", "refresh_order": []} | state
+    return {"advantages": False} | state  # snapshots of before have none
 
 
 def _check_state(replay: Replay, state: dict[str, Any], path: Path) -> None:
@@ -262,7 +263,7 @@ def _check_state(replay: Replay, state: dict[str, Any], path: Path) -> None:
             f"{READABLE_VERSIONS}; resume with the program that saved it"
         )
     sizes = () if is_old else ("n_rows", "n_frames")
-    for name in ("spec", "scalars", *sizes, "alpha", "priority_floor"):
+    for name in ("spec", "scalars", "advantages", *sizes, "alpha", "priority_floor"):
         if state[name] != expected[name]:
             raise ValueError(
                 f"{path} was saved with {name}={str(state[name])[:200]}, this replay has "

@@ -168,7 +168,7 @@ def _check_chunk(replay: Replay, rows: NDArray[np.int64], end: NDArray[np.int64]
 
 _READ = (
     "action", "reward", "policy", "root_value", "end", "ending", "weight_version",
-    "target_version", "generation", "legal",
+    "target_version", "generation", "legal", "advantage",
 )  # fmt: skip
 
 

@@ -74,10 +74,11 @@ class StoredSegment:
 
 
 def column_layout(
-    spec: GameSpec, scalars: ScalarType = "float16"
+    spec: GameSpec, scalars: ScalarType = "float16", *, advantages: bool = False
 ) -> dict[str, tuple[str, tuple[int, ...]]]:
     """dtype and shape of one row of every column; `legal` exists once a segment brings it."""
     return {
+        **({"advantage": (scalars, (spec.n_actions,))} if advantages else {}),
         "frame": ("int32", ()),
         "action": ("int16", ()),
         "reward": ("float32", ()),
@@ -100,9 +101,11 @@ def frame_bytes(spec: GameSpec) -> int:
     return n_bytes + BOOKKEEPING_BYTES
 
 
-def row_bytes(spec: GameSpec, scalars: ScalarType = "float16") -> int:
+def row_bytes(
+    spec: GameSpec, scalars: ScalarType = "float16", *, advantages: bool = False
+) -> int:
     """Memory of a step beside its frame: columns, priority, and the leaves of both sum trees."""
-    layout = column_layout(spec, scalars).values()
+    layout = column_layout(spec, scalars, advantages=advantages).values()
     n_bytes = sum(np.dtype(dtype).itemsize * int(np.prod(shape)) for dtype, shape in layout)
     return n_bytes + np.dtype(np.float32).itemsize + 2 * _TREE_BYTES + _SLOT_BYTES
 
@@ -113,9 +116,12 @@ def rows_per_frame(spec: GameSpec, scalars: ScalarType = "float16") -> float:
     return _ROWS_PER_LARGE_FRAME if is_large else 1.0
 
 
-def bytes_per_step(spec: GameSpec, scalars: ScalarType = "float16") -> float:
+def bytes_per_step(
+    spec: GameSpec, scalars: ScalarType = "float16", *, advantages: bool = False
+) -> float:
     """Ring memory for each frame that there is room for, with its share of the rows."""
-    return frame_bytes(spec) + rows_per_frame(spec, scalars) * row_bytes(spec, scalars)
+    of_row = row_bytes(spec, scalars, advantages=advantages)
+    return frame_bytes(spec) + rows_per_frame(spec, scalars) * of_row
 
 
 class SegmentRing:
@@ -129,6 +135,7 @@ class SegmentRing:
         max_characters: int,
         *,
         scalars: ScalarType = "float16",
+        advantages: bool = False,
         device: torch.device | str = "cpu",
         first_generation: int = 0,
     ) -> None:
@@ -136,8 +143,9 @@ class SegmentRing:
         self.n_rows = n_rows
         self.max_characters = max_characters
         self.device = torch.device(device)
-        self.layout = column_layout(spec, scalars)
-        self._row_bytes, self._frame_bytes = row_bytes(spec, scalars), frame_bytes(spec)
+        self.layout = column_layout(spec, scalars, advantages=advantages)
+        self._row_bytes = row_bytes(spec, scalars, advantages=advantages)
+        self._frame_bytes = frame_bytes(spec)
         self.frames = FrameStore(spec, n_frames, self.device)
         self.live: deque[StoredSegment] = deque()
         self.n_rows_used = 0
@@ -275,6 +283,9 @@ class SegmentRing:
         for name in ("action", "reward", "policy", "root_value"):
             self.write(name, steps, getattr(segment, name))
             self.write(name, tail, 0)
+        if "advantage" in self.tensors:
+            self.write("advantage", steps, 0 if segment.advantage is None else segment.advantage)
+            self.write("advantage", tail, 0)
         if "legal" in self.tensors:
             self.write("legal", steps, True if segment.legal is None else segment.legal)
             self.write("legal", tail, True)

@@ -171,12 +171,15 @@ def _batch_from_arrays(arrays: dict[str, NDArray[np.generic]], handles: BatchHan
 class TextBatch:
     """Prompts with the search's answer to them, for training the language model.
 
-    prompt: B texts; options: B rows of A texts; policy: [B, A] float32, visit shares.
+    prompt: B texts; options: B rows of A texts; policy: [B, A] float32, visit shares
+    action: [B] int64, what was played; advantage: [B, A] float32 as in Segment, None if not kept
     """
 
     prompt: tuple[str, ...]
     options: tuple[tuple[str, ...], ...]
     policy: Tensor
+    action: Tensor
+    advantage: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)

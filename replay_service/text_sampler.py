@@ -39,11 +39,16 @@ class TextSampler:
         slots = self.tree.draw(batch_size, self.rng)
         prompt_ids = ring.arrays["prompt"][slots].tolist()
         option_ids = ring.arrays["options"][slots].tolist()
-        policy = ring.columns.policy.index_select(0, upload(slots, ring.device))
+        rows = upload(slots, ring.device)
+        advantage = ring.tensors.get("advantage")
         return TextBatch(
             prompt=tuple(ring.prompts[text_id] for text_id in prompt_ids),
             options=tuple(
                 () if text_id == NO_TEXT else ring.options[text_id] for text_id in option_ids
             ),
-            policy=policy.float().cpu(),
+            policy=ring.columns.policy.index_select(0, rows).float().cpu(),
+            action=ring.columns.action.index_select(0, rows).long().cpu(),
+            advantage=None
+            if advantage is None
+            else advantage.index_select(0, rows).float().cpu(),
         )
