@@ -74,9 +74,12 @@ class FrameStore:
         return self.n_slots - self.n_free
 
     @property
-    def free_slots(self) -> Slots:
-        """The next to be used first."""
-        return self._next(self.n_free)
+    def freed_slots(self) -> Slots:
+        """Those that held frames before, the next to be used first.
+
+        Slots that were never used come before them, in order.
+        """
+        return self._next(self.n_free)[self.n_slots - self.high_slot :]
 
     def slots_of(self, segment_id: SegmentId) -> Slots:
         """Where the frames of a live segment lie, [n_frames]."""
@@ -138,21 +141,22 @@ class FrameStore:
         return self.frames.index_select(0, upload(slots, self.frames.device))
 
     def restore(
-        self, live: Sequence[StoredSegment], slots: Sequence[Slots], free: Slots, high_slot: int
+        self, live: Sequence[StoredSegment], slots: Sequence[Slots], freed: Slots, high_slot: int
     ) -> None:
         """Take over what a snapshot had, `slots` for each of `live`.
 
-        ValueError, and nothing is changed, unless every slot is either free once or used.
+        ValueError, and nothing is changed, unless every slot is either used or once in `freed`.
         """
         used = np.concatenate((*slots, np.empty(0, np.int32)))
-        for name, values, stop in (("frame", used, high_slot), ("free_slots", free, self.n_slots)):
-            if len(values) and not 0 <= values.min() <= values.max() < stop:
-                raise ValueError(f"{name} must lie in 0..{stop - 1}")
+        for name, values in (("frame", used), ("freed_slots", freed)):
+            if len(values) and not 0 <= values.min() <= values.max() < high_slot:
+                raise ValueError(f"{name} must lie in 0..{high_slot - 1}")
+        free = np.concatenate((np.arange(high_slot, self.n_slots, dtype=np.int32), freed))
         n_owners = np.zeros(self.n_slots, np.int64)
         np.add.at(n_owners, used, 1)
         n_free = np.bincount(free, minlength=self.n_slots)
         if (n_free != (n_owners == 0)).any():
-            raise ValueError("every slot of a frame must be either used or once in free_slots")
+            raise ValueError("every slot of a frame must be either used or once in freed_slots")
         self._n_owners[:] = n_owners
         self._free[: len(free)] = free
         self._first, self.n_free, self.high_slot = 0, len(free), high_slot

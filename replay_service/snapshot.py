@@ -105,7 +105,7 @@ def load(replay: Replay, folder: Path) -> None:
             _check_members(archive, path.stat().st_size)
             drawn = _read_arrays(replay, state, archive)
             texts = unpack_json(read_vector(archive, "text", np.uint8))
-            free_slots = read_vector(archive, "free_slots", np.int32)
+            freed_slots = read_vector(archive, "freed_slots", np.int32)
         check_texts(texts)
     except _UNREADABLE as error:
         raise _unreadable(path, error) from error
@@ -118,7 +118,7 @@ def load(replay: Replay, folder: Path) -> None:
     try:
         check_rows(replay, live, state, texts, drawn)
         slots = [replay.ring.read("frame", stored.rows).view(np.int32) for stored in live]
-        frames.restore(live, slots, free_slots, state["high_slot"])
+        frames.restore(live, slots, freed_slots, state["high_slot"])
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     _restore(replay, state, texts, drawn, live)
@@ -184,7 +184,7 @@ def _saved_tensors(replay: Replay) -> Iterator[tuple[str, Tensor]]:
     high_row = replay.ring.high_row
     for name, tensor in replay.ring.tensors.items():
         yield name, tensor[:high_row]
-    yield "free_slots", torch.from_numpy(replay.ring.frames.free_slots)
+    yield "freed_slots", torch.from_numpy(replay.ring.frames.freed_slots)
     priority, weights = replay.sampler.columns(high_row)
     yield "priority", priority
     yield "sample_weight", weights

@@ -26,7 +26,7 @@ def make_older(folder, version: int) -> None:
     frames = np.concatenate([np.load(path) for path in files])[arrays.pop("frame")]
     for path in files:
         path.unlink()
-    del arrays["free_slots"]
+    del arrays["freed_slots"]
     state = json.loads((folder / "replay.json").read_text())
     state["format_version"] = version
     for name in ("n_frames", "high_slot", "frame_writes"):
