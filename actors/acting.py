@@ -91,7 +91,9 @@ class ActingLoop:
         config: ActingConfig,
         targets: TargetConfig,
         identity: ActorIdentity,
+        keeps_advantages: bool = False,
     ) -> None:
+        """keeps_advantages: whether replay wants those of the search (`replay.advantages`)."""
         self._player = player
         self._games = player.games
         self._planner = player.planner
@@ -99,6 +101,7 @@ class ActingLoop:
         self._weight_source = weight_source
         self._config = config
         self._identity = identity
+        self._keeps_advantages = keeps_advantages
         self._sequence = 0
         self._weight_version = NO_VERSION
         n_envs = len(self._games)
@@ -259,6 +262,7 @@ class ActingLoop:
             options=options,
             weight_version=output.weight_version,
             prior_version=asked.version if asked is not None else -1,
+            advantage=output.advantage(row) if self._keeps_advantages else None,
         )
         segment = self._builders[env_id].add(step, frame)
         self._last_action[env_id] = action

@@ -28,6 +28,7 @@ class EnvActor:
         weight_source: WeightSource,
         prior_transport: PriorTransport | None,
         seat: SearchSeat | None,
+        keeps_advantages: bool = False,
     ) -> None:
         torch.set_num_threads(1)
         self._loop = ActingLoop(
@@ -42,6 +43,7 @@ class EnvActor:
             config=acting,
             targets=targets,
             identity=identity,
+            keeps_advantages=keeps_advantages,
         )
 
     def collect(self, n_steps: int, env_steps_so_far: int) -> tuple[CollectReport, list[Segment]]:

@@ -101,9 +101,7 @@ def frame_bytes(spec: GameSpec) -> int:
     return n_bytes + BOOKKEEPING_BYTES
 
 
-def row_bytes(
-    spec: GameSpec, scalars: ScalarType = "float16", *, advantages: bool = False
-) -> int:
+def row_bytes(spec: GameSpec, scalars: ScalarType = "float16", *, advantages: bool = False) -> int:
     """Memory of a step beside its frame: columns, priority, and the leaves of both sum trees."""
     layout = column_layout(spec, scalars, advantages=advantages).values()
     n_bytes = sum(np.dtype(dtype).itemsize * int(np.prod(shape)) for dtype, shape in layout)

@@ -48,7 +48,5 @@ class TextSampler:
             ),
             policy=ring.columns.policy.index_select(0, rows).float().cpu(),
             action=ring.columns.action.index_select(0, rows).long().cpu(),
-            advantage=None
-            if advantage is None
-            else advantage.index_select(0, rows).float().cpu(),
+            advantage=None if advantage is None else advantage.index_select(0, rows).float().cpu(),
         )

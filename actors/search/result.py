@@ -47,6 +47,11 @@ class SearchOutput:
     depth_max: NDArray[np.int32]
     stats: SearchStats
 
+    def advantage(self, row: int) -> NDArray[np.float32]:
+        """[A] what the search found each action worth above the root; 0 where it did not look."""
+        above = self.q_value[row] - self.root_value[row]
+        return np.where(self.visit_counts[row] > 0, above, 0.0).astype(np.float32)
+
     def rows(self, chosen: slice, stats: SearchStats) -> SearchOutput:
         """The result of some rows alone, with statistics of their own."""
         names = [f.name for f in fields(self) if f.name not in ("weight_version", "stats")]

@@ -118,6 +118,7 @@ class Fleet:
                 "weight_source": self._links.weight_source(self.weight_server),
                 "prior_transport": self._prior_transport(),
                 "seat": self._seat(index, self.incarnations[index]),
+                "keeps_advantages": self._config.replay.advantages,
             },
             ACTOR_RESOURCES,
         )

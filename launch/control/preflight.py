@@ -14,6 +14,7 @@ from actors.search.contexts import pool_sizes
 from launch.config import Config, ConfigError
 from launch.control.fleet import search_seats
 from launch.control.pacing import make_limiter
+from learner.language.losses import NEEDS_ADVANTAGES
 from learner.language.model_folder import resolve_model
 from learner.language.prompt_config import read_examples
 from replay_service import GameSpec, check_capacity
@@ -43,6 +44,8 @@ def preflight(config: Config, console: Console) -> tuple[GameSpec, str]:
             resolve_model(config.prior.model)
             if config.prior.prompt.examples is not None:
                 read_examples(Path(config.prior.prompt.examples))
+            if config.language.enabled:
+                _check_advantages(config)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     if config.replay.min_positions > config.total_env_steps:
@@ -54,6 +57,16 @@ def preflight(config: Config, console: Console) -> tuple[GameSpec, str]:
     if config.run_dir is not None:
         check_writable(config.run_dir)
     return spec, device
+
+
+def _check_advantages(config: Config) -> None:
+    """Some losses learn from what only some replays keep."""
+    name = config.language.loss.name
+    if name in NEEDS_ADVANTAGES and not config.replay.advantages:
+        raise ConfigError(
+            f"language.loss.name={name} learns from advantages, but replay.advantages=False does "
+            "not keep them; set --replay.advantages true, or --language.loss.name sft"
+        )
 
 
 def _check_search(config: Config) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from learner.language.losses import LossConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +18,8 @@ class LanguageConfig:
     learning_rate: float = 1e-3  # of the adapter; 1e-4 suits models of 0.5 B parameters
     weight_decay: float = 0.0  # pulls the adapter towards no change
     grad_clip: float = 1.0  # largest gradient norm
-    mass_weight: float = 0.1  # keeps probability on the labels; 1 is plain visit-weighted NLL
+    loss: LossConfig = field(default_factory=LossConfig)
+    steps_per_batch: int = 1  # optimiser steps on each batch; ppo clips from the second one on
 
     lora_rank: int = 8  # width of the adapter; higher learns more, serves slower
     lora_alpha: float = 16.0  # adapter output is scaled by lora_alpha / lora_rank
@@ -28,7 +31,7 @@ class LanguageConfig:
 
     def __post_init__(self) -> None:
         counts = (
-            "batch_size", "micro_batch_size", "lora_rank", "updates_per_call",
+            "batch_size", "micro_batch_size", "lora_rank", "updates_per_call", "steps_per_batch",
             "world_model_updates_per_call", "publish_every", "n_check_prompts",
         )  # fmt: skip
         for name in counts:
@@ -37,7 +40,7 @@ class LanguageConfig:
         for name in ("learning_rate", "grad_clip", "lora_alpha"):
             if not 0.0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("weight_decay", "mass_weight"):
+        for name in ("weight_decay",):
             if getattr(self, name) < 0.0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.micro_batch_size > self.batch_size:

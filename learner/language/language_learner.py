@@ -1,7 +1,7 @@
 """Tunes the language model towards what search found, as a LoRA adapter.
 
-Plain Python, one thread. The loss is the cross-entropy between the visit shares of a state and the
-model's distribution over the labels of its options, plus a term that keeps probability on labels.
+Plain Python, one thread. What is learnt from a state is in `losses.py`: the visit shares of its
+options, or what search found each of them worth.
 """
 
 from __future__ import annotations
@@ -27,15 +27,16 @@ from learner.language.adapter import (
     remove_old_adapters,
 )
 from learner.language.config import LanguageConfig
-from learner.language.label_losses import label_losses
+from learner.language.examples import Example, read_examples
 from learner.language.language_state import LanguageState, read_state, write_state
-from learner.language.prompt import PromptBuilder, ScoreRequest, ScoringPrompt
+from learner.language.losses import language_losses, scaled_advantages
+from learner.language.prompt import PromptBuilder, ScoreRequest
 from learner.language.prompt_config import PromptConfig
+from learner.language.reference import Reference
 from learner.language.scoring import answer_log_probs, load_causal_lm
 from replay_service.targets import TextBatch
 
 KEPT_BAD_BATCHES = 8
-N_VARIANTS = 64  # ways to deal labels in training, so that no label comes to mean an action
 
 
 class TextSource(Protocol):
@@ -43,14 +44,6 @@ class TextSource(Protocol):
 
     def next(self) -> TextBatch | None:
         """Some examples, or None while replay holds no prompts."""
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """One supervised state: K labels and the search's shares of them, [K] summing to 1."""
-
-    prompt: ScoringPrompt
-    target: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +107,7 @@ class LanguageLearner:
         self._optimizer = torch.optim.AdamW(
             self._trained.values(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
+        self._reference = Reference(self._trained, self._log_probs)
         self._adapters_dir = adapters_dir
         published = published_adapters(adapters_dir)
         self._version = published[-1].version if published else 0
@@ -147,7 +141,7 @@ class LanguageLearner:
         self._bad_steps = []
         sums: dict[str, float] = {}
         metrics: dict[str, float] = {}
-        done = 0
+        done = n_finite = 0
         for _ in range(n_updates):
             mark = time.perf_counter()
             batch = source.next()
@@ -157,6 +151,7 @@ class LanguageLearner:
             mark = time.perf_counter()
             metrics = self.update(batch)
             if not self._n_bad_in_a_row:
+                n_finite += 1
                 for name, value in metrics.items():
                     sums[name] = sums.get(name, 0.0) + value
             seconds["compute"] += time.perf_counter() - mark
@@ -167,7 +162,6 @@ class LanguageLearner:
         if is_due and not self._n_bad_in_a_row:
             adapter = self.publish()
         seconds["publish"] = time.perf_counter() - mark
-        n_finite = done - len(self._bad_steps)
         means = {name: value / n_finite for name, value in sums.items()} or metrics
         if done:
             means = {**means, "language_skipped_total": float(self._skipped)}
@@ -188,12 +182,21 @@ class LanguageLearner:
         Raises RuntimeError when nothing was supervised: a language model that silently learns
         nothing looks healthy.
         """
-        examples = self._examples(batch)
+        config = self._config
+        found = read_examples(batch, self._builder, self._rng, config.loss)[: config.batch_size]
+        examples = self._compared(found)
         if not examples:
             raise RuntimeError(
                 f"none of {len(batch.prompt)} sampled states has a prompt, options and visit "
                 "shares on them: the language model would train on nothing"
             )
+        metrics: dict[str, float] = {}
+        for _ in range(config.steps_per_batch):
+            for name, value in self._step(examples, batch).items():
+                metrics[name] = metrics.get(name, 0.0) + value / config.steps_per_batch
+        return metrics
+
+    def _step(self, examples: Sequence[Example], batch: TextBatch) -> dict[str, float]:
         self._optimizer.zero_grad(set_to_none=True)
         sums: dict[str, float] = {"loss": 0.0}
         largest = 0.0  # NaN stays in it
@@ -201,7 +204,8 @@ class LanguageLearner:
         for start in range(0, len(examples), size):
             part = examples[start : start + size]
             log_probs = self._log_probs([e.prompt.request for e in part])
-            loss, more = label_losses(log_probs, [e.target for e in part], self._config.mass_weight)
+            lessons = [e.lesson.to(log_probs[0].device) for e in part]
+            loss, more = language_losses(log_probs, lessons, self._config.loss)
             # Divided by what is really there, not by the configured batch size.
             (loss / len(examples)).backward()
             for name, value in {"loss": float(loss.detach()), **more}.items():
@@ -304,23 +308,28 @@ class LanguageLearner:
     def _log_probs(self, requests: Sequence[ScoreRequest]) -> list[Tensor]:
         return answer_log_probs(self._model, requests, self._pad_id)
 
-    def _examples(self, batch: TextBatch) -> list[Example]:
-        """The states of `batch` that can be learnt from; at most the configured batch size."""
-        device = next(iter(self._trained.values())).device
-        examples = []
-        policies = torch.as_tensor(batch.policy, dtype=torch.float32)
-        rows = zip(batch.prompt, batch.options, policies, strict=True)
-        for prompt, options, policy in rows:
-            # One option teaches nothing; an option text "" was not legal.
-            if not prompt or sum(1 for text in options if text.strip()) < 2:
-                continue
-            variant = int(self._rng.integers(N_VARIANTS))
-            try:
-                scoring = self._builder.build(prompt, options, variant=variant)
-            except ValueError:  # can't be asked within language.max_prompt_tokens
-                continue
-            shares = policy[list(scoring.actions)]
-            if not torch.isfinite(shares).all() or shares.sum() <= 0:
-                continue
-            examples.append(Example(scoring, (shares / shares.sum()).to(device)))
-        return examples[: self._config.batch_size]
+    @torch.no_grad()
+    def _compared(self, examples: list[Example]) -> list[Example]:
+        """With advantages in scales of this batch, and log q of the reference and of now."""
+        if not examples or self._config.loss.name == "sft":
+            return examples
+        requests = [e.prompt.request for e in examples]
+        scaled = scaled_advantages([e.lesson.advantage for e in examples])
+        references = self._reference.log_q(requests)
+        old: list[Tensor | None] = [None] * len(examples)
+        if self._config.loss.name == "ppo":
+            old = [scores.log_softmax(0) for scores in self._log_probs(requests)]
+        return [
+            replace(
+                e,
+                lesson=replace(
+                    e.lesson,
+                    advantage=advantage.to(reference),
+                    reference=reference,
+                    old=before,
+                ),
+            )
+            for e, advantage, reference, before in zip(
+                examples, scaled, references, old, strict=True
+            )
+        ]

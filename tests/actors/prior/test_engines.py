@@ -106,7 +106,9 @@ def adapters(tiny_llm: Path, tmp_path_factory: pytest.TempPathFactory) -> list[A
     class Source:
         def next(self) -> TextBatch:
             policy = torch.tensor([[0.9, 0.1, 0.0]]).repeat(4, 1)
-            return TextBatch(tuple("abcd"), (("jump", "wait", "run right"),) * 4, policy)
+            return TextBatch(
+                tuple("abcd"), (("jump", "wait", "run right"),) * 4, policy, torch.zeros(4).long()
+            )
 
     published = [learner.train(2, Source()).adapter for _ in range(2)]
     return [adapter for adapter in published if adapter is not None]

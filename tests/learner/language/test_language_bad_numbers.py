@@ -30,7 +30,7 @@ class Source:
     def next(self) -> TextBatch:
         policy = self._rng.dirichlet(np.ones(4), 4).astype(np.float32)
         states = tuple(f"pit {n} ahead" for n in self._rng.integers(0, 9, 4))
-        return TextBatch(states, (OPTIONS,) * 4, torch.tensor(policy))
+        return TextBatch(states, (OPTIONS,) * 4, torch.tensor(policy), torch.zeros(4).long())
 
 
 @pytest.fixture(autouse=True)

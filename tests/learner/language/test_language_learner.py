@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,9 @@ import torch
 
 from learner.language.adapter import AdapterCheck, published_adapters
 from learner.language.config import LanguageConfig
-from learner.language.label_losses import label_losses
 from learner.language.language_learner import LanguageLearner
 from learner.language.language_learner_actor import LanguageLearnerActor, RayTextSource
+from learner.language.losses import Lesson, LossConfig, language_losses
 from learner.language.prompt_config import PromptConfig
 from replay_service.targets import TextBatch
 
@@ -35,9 +36,12 @@ class ToySource:
         picked = self._rng.integers(0, len(STATES), self._n_states)
         policy = np.full((len(picked), 4), 0.05, np.float32)
         policy[np.arange(len(picked)), [BEST[i] for i in picked]] = 0.85
-        return TextBatch(
-            tuple(STATES[i] for i in picked), (OPTIONS,) * len(picked), torch.tensor(policy)
-        )
+        best = torch.tensor([BEST[i] for i in picked])
+        advantage = torch.full((len(picked), 4), -0.5)
+        advantage[torch.arange(len(picked)), best] = 1.5
+        states = tuple(STATES[i] for i in picked)
+        played = torch.tensor(self._rng.integers(0, 4, len(picked)))
+        return TextBatch(states, (OPTIONS,) * len(picked), torch.tensor(policy), played, advantage)
 
 
 class Empty:
@@ -61,12 +65,12 @@ def parameters(learner: LanguageLearner) -> dict[str, torch.Tensor]:
 def test_loss_by_hand() -> None:
     scores = torch.tensor([0.1, 0.3]).log()  # 0.4 of the vocabulary's probability is on labels
     target = torch.tensor([0.5, 0.5])
-    loss, sums = label_losses([scores], [target], mass_weight=0.1)
+    loss, sums = language_losses([scores], [Lesson(target)], LossConfig(mass_weight=0.1))
     cross_entropy = -0.5 * (math.log(0.25) + math.log(0.75))
     assert loss.item() == pytest.approx(cross_entropy - 0.1 * math.log(0.4), abs=1e-6)
     assert sums["kl"] == pytest.approx(cross_entropy - math.log(2), abs=1e-6)
     assert sums["label_mass"] == pytest.approx(0.4)
-    plain, _ = label_losses([scores], [target], mass_weight=1.0)
+    plain, _ = language_losses([scores], [Lesson(target)], LossConfig(mass_weight=1.0))
     assert plain.item() == pytest.approx(-(target * scores).sum().item(), abs=1e-6)
 
 
@@ -98,15 +102,61 @@ def test_no_examples_yet_is_no_error(tiny_llm: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("case", ["zero policy", "no prompt", "nan policy", "one option"])
 def test_training_on_nothing_is_an_error(tiny_llm: Path, tmp_path: Path, case: str) -> None:
-    policy = torch.full((1, 4), 0.25)
+    policy, action = torch.full((1, 4), 0.25), torch.tensor([1])
     batch = {
-        "zero policy": TextBatch(("state",), (OPTIONS,), policy * 0),
-        "no prompt": TextBatch(("",), (OPTIONS,), policy),
-        "nan policy": TextBatch(("state",), (OPTIONS,), policy * math.nan),
-        "one option": TextBatch(("state",), (("", "jump", "", ""),), policy),
+        "zero policy": TextBatch(("state",), (OPTIONS,), policy * 0, action),
+        "no prompt": TextBatch(("",), (OPTIONS,), policy, action),
+        "nan policy": TextBatch(("state",), (OPTIONS,), policy * math.nan, action),
+        "one option": TextBatch(("state",), (("", "jump", "", ""),), policy, action),
     }[case]
     with pytest.raises(RuntimeError, match="would train on nothing"):
         make_learner(tiny_llm, tmp_path).update(batch)
+
+
+@pytest.mark.parametrize(("name", "steps"), [("rft", 1), ("awr", 1), ("ppo", 3)])
+def test_follows_what_search_found_an_action_worth(
+    tiny_llm: Path, tmp_path: Path, name: str, steps: int
+) -> None:
+    config = replace(FAST, loss=LossConfig(name=name, kl_weight=0.01), steps_per_batch=steps)
+    learner = make_learner(tiny_llm, tmp_path, config)
+    before = probability_of_best(learner)
+    report = learner.train(40 // steps, ToySource())
+    assert (probability_of_best(learner) > before + 0.1).all(), probability_of_best(learner)
+    assert report.updates == 40 // steps * steps
+    assert report.metrics["language_kl_reference"] > 0.01
+
+
+def probability_of_best(learner: LanguageLearner) -> np.ndarray:
+    requests = [learner._builder.build(state, OPTIONS).request for state in STATES]
+    with torch.no_grad():
+        rows = learner._log_probs(requests)
+    return np.array([float(r.softmax(0)[b]) for r, b in zip(rows, BEST, strict=True)])
+
+
+def test_the_reference_is_the_model_as_loaded_and_read_once(tiny_llm: Path, tmp_path: Path) -> None:
+    config = replace(FAST, loss=LossConfig(name="rft"))
+    learner = make_learner(tiny_llm, tmp_path, config)
+    requests = [learner._builder.build(state, OPTIONS).request for state in STATES]
+    with torch.no_grad():
+        loaded = [row.log_softmax(0) for row in learner._log_probs(requests)]
+    learner.train(5, ToySource())
+    trained = parameters(learner)
+    for ours, theirs in zip(learner._reference.log_q(requests), loaded, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
+    assert all(torch.equal(p, trained[name]) for name, p in parameters(learner).items())
+    again = learner._reference.log_q(requests)
+    assert all(ours is theirs for ours, theirs in zip(again, again, strict=True))
+
+
+def test_a_loss_without_its_advantages_is_an_error_and_not_zero(
+    tiny_llm: Path, tmp_path: Path
+) -> None:
+    """The ancestors' bug: examples of another form were passed over, and the loss was 0."""
+    learner = make_learner(tiny_llm, tmp_path, replace(FAST, loss=LossConfig(name="rft")))
+    batch = replace(ToySource().next(), advantage=None)
+    with pytest.raises(RuntimeError, match=r"set replay\.advantages to true, or use sft"):
+        learner.update(batch)
+    assert learner.updates == 0
 
 
 def test_publishes_complete_folders_and_keeps_three(tiny_llm: Path, tmp_path: Path) -> None:
