@@ -160,7 +160,8 @@ def test_two_shards_share_a_run_and_its_continuation_repeats(tmp_path):
     assert (metrics["replay_shards_alive"], metrics["replay_shards_lost"]) == (2, 0)
 
 
-def test_text_comes_from_two_shards_too(tmp_path):
+@pytest.mark.parametrize("loss", ["sft", "rft"])
+def test_text_comes_from_two_shards_too(tmp_path, loss):
     mario = shlex.split(
         """--preset mario-quick --runtime serial --device cpu --envs-per-actor 2
         --acting.num-actors 1 --acting.segment-length 8 --acting.collect-steps 16 --simulations 4
@@ -171,9 +172,11 @@ def test_text_comes_from_two_shards_too(tmp_path):
         --language.world-model-updates-per-call 2 --language.updates-per-call 1
         --language.publish-every 1 --language.batch-size 4 --language.micro-batch-size 4"""
     )
+    mario += ["--language.loss.name", loss, "--replay.advantages", str(loss != "sft")]
     assert train.main([*mario, "--run-dir", str(tmp_path / "run")]) == 0
     last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["language_supervised"] > 0
+    assert (last["language_kl_reference"] > 0) == (loss == "rft")
 
 
 def test_a_checkpoint_with_another_number_of_shards_is_refused(tmp_path, capsys):
