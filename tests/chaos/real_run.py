@@ -84,6 +84,11 @@ class RealRun:
         lines = self._lines("metrics.jsonl")
         return json.loads(lines[-1]) if lines else {}
 
+    def every(self, name: str) -> list[float]:
+        """One figure in all records that have it."""
+        records = map(json.loads, self._lines("metrics.jsonl"))
+        return [record[name] for record in records if record.get(name) is not None]
+
     def events(self, kind: str) -> list[dict]:
         return [e for e in map(json.loads, self._lines("events.jsonl")) if e["event"] == kind]
 

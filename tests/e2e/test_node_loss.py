@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import psutil
@@ -31,14 +32,13 @@ OBJECT_STORE_BYTES = 100 * 1024 * 1024
 ROOM_BUT_FOR_ONE = 3  # 1 learner, 1 env actor, 5 that ask for a tenth; the other finds 0.5
 
 
-@pytest.fixture
-def cluster(monkeypatch, tmp_path):
+def start_cluster(monkeypatch, tmp_path, num_cpus: int) -> Iterator[Cluster]:
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.setenv("WARPZONE_FAULTS", str(tmp_path / "faults"))  # workers have their node's
     made = Cluster(
         initialize_head=True,
         head_node_args={
-            "num_cpus": ROOM_BUT_FOR_ONE,
+            "num_cpus": num_cpus,
             "include_dashboard": False,
             "object_store_memory": OBJECT_STORE_BYTES,
         },
@@ -47,9 +47,19 @@ def cluster(monkeypatch, tmp_path):
     made.shutdown()
 
 
-def add_node(cluster):
-    """A node with room for one env actor."""
-    return cluster.add_node(num_cpus=1, object_store_memory=OBJECT_STORE_BYTES)
+@pytest.fixture
+def cluster(monkeypatch, tmp_path):
+    yield from start_cluster(monkeypatch, tmp_path, ROOM_BUT_FOR_ONE)
+
+
+@pytest.fixture
+def small_cluster(monkeypatch, tmp_path):
+    yield from start_cluster(monkeypatch, tmp_path, 1)
+
+
+def add_node(cluster, num_cpus: int = 1):
+    """A node with room for one env actor, or for as many as it has cores."""
+    return cluster.add_node(num_cpus=num_cpus, object_store_memory=OBJECT_STORE_BYTES)
 
 
 def raylet_pid(node) -> int:
@@ -127,6 +137,37 @@ def test_a_node_dies_and_its_actor_waits_for_another_while_the_run_goes_on(
     assert 0 <= lost <= 2 * (COLLECT_STEPS + 1)
     assert metrics["restarts"] == 1
     assert metrics["replay_shards_lost"] == 0
+    assert "Traceback" not in run.output()
+
+
+@pytest.mark.fault(child="the node of the learner", lost="updates since the newest checkpoint")
+def test_a_learner_that_went_with_its_node_starts_where_there_is_room(
+    tmp_path, small_cluster, fault_seed
+):
+    """The first node is too small for a learner; the others have room for one child each."""
+    nodes = [add_node(small_cluster) for _ in range(2)]
+    run = faulty_run(tmp_path, [], "--address", small_cluster.address)
+    run.start()
+    run.wait_until(lambda: run.events("checkpoint") and "learner" in run.pids(), "a checkpoint")
+    known = run.pids()["learner"]
+    (home,) = [node for node in nodes if lives_on(node, known)]
+    time.sleep(random.Random(fault_seed).uniform(0.0, 4.0))
+    os.kill(raylet_pid(home), signal.SIGKILL)
+    run.wait_until(
+        lambda: "learner" in [e["child"] for e in run.events("child_without_room")][-1:],
+        "a learner without room",
+    )
+    add_node(small_cluster, num_cpus=2)  # an env actor waits for room as well
+    run.wait_until(lambda: run.pids().get("learner") not in (None, known), "another learner")
+    wait_for_progress(run, "a run with the new learner")
+    assert run.stop() == EXIT_RESUMABLE, run.output()
+    (replaced,) = run.events("learner_replaced")
+    made = [e for e in run.events("checkpoint") if e["timestamp"] < replaced["timestamp"]]
+    assert replaced["source"] == made[-1]["path"]
+    assert [e["child"] for e in run.events("child_failed")] == ["learner"]
+    versions = run.every("weight_version")
+    assert versions == sorted(versions), "acting never turns back"
+    assert run.metrics()["skipped_total"] == 0
     assert "Traceback" not in run.output()
 
 
