@@ -5,8 +5,8 @@
     python benchmarks/overlap.py --cells 4x20 --seconds 20 -- --limiter.samples-per-insert 16
 
 For every cell (environments in all x segment length) two runs of `launch/train.py` that differ in
-`control.overlap` only: same preset, simulations, samples per insert and seed. Modes alternate, so
-that slow drift of the machine hits both. Of the time of acting and learning together the first
+`schedule.off_policy_degree` only: same preset, simulations, samples per insert and seed. Modes
+alternate, so that slow drift of the machine hits both. Of the time of both together the first
 `--warm-up` share is dropped; the rest is measured by differences of the run's counters. Evaluations
 and checkpoints are put off. Words after `--` go to both runs.
 
@@ -188,7 +188,7 @@ def run_arguments(options: argparse.Namespace, cell: Cell, mode: str) -> list[st
         f"--preset={options.preset}",
         f"--envs-per-actor={cell[0] // num_actors}",
         f"--acting.segment-length={cell[1]}",
-        f"--control.overlap={mode == 'overlapped'}",
+        f"--schedule.off-policy-degree={-1 if mode == 'overlapped' else 0}",
         f"--total-env-steps={options.env_steps}",
         "--control.log-period-s=1",
         *UNDISTURBED,

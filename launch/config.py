@@ -25,6 +25,7 @@ from actors.reanalysis import ReanalysisConfig
 from actors.search import SearchConfig
 from launch.control.config import ControlConfig
 from launch.control.rate_limiter import RateLimiterConfig
+from launch.control.schedule import ScheduleConfig
 from launch.setting_types import SettingError, shown, typed
 from learner.config import LearnerConfig
 from learner.language.config import LanguageConfig
@@ -62,6 +63,7 @@ class Config:
     limiter: RateLimiterConfig = field(default_factory=RateLimiterConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     control: ControlConfig = field(default_factory=ControlConfig)
 
     total_env_steps: int = 10_000  # env steps to collect over all actors before the run ends

@@ -80,9 +80,13 @@ class Collecting:
             return False
         if calls.n_in_flight("add") >= ADDS_IN_FLIGHT_PER_ACTOR * len(self._fleet.env_actors):
             return False
-        if not self._config.control.overlap and (
-            calls.n_in_flight("train", child=self._fleet.learner)
-            or self._limiter.may_sample(self._train_chunk)
-        ):
+        return self._limiter.may_insert() and not self._is_too_far_ahead()
+
+    def _is_too_far_ahead(self) -> bool:
+        """Of learning, by `schedule.off_policy_degree`; never where learning can't catch up."""
+        degree = self._config.schedule.off_policy_degree
+        n_training = self._calls.n_in_flight("train")
+        if degree < 0 or not (n_training or self._limiter.may_sample(self._train_chunk)):
             return False
-        return self._limiter.may_insert()
+        n_due = (self._limiter.error - self._limiter.error_min) / self._config.learner.batch_size
+        return n_due + n_training * self._config.control.updates_per_call > degree

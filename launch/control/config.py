@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ControlConfig:
-    overlap: bool = True  # false: acting and learning take turns (for comparison)
     updates_per_call: int = 8  # learner updates per train call; more means fewer, longer calls
     log_period_s: float = 5.0  # seconds between metric lines; longer writes less
     checkpoint_every_env_steps: int = 2_000  # env steps between checkpoints; lower loses less

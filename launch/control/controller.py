@@ -8,7 +8,7 @@ that must not run yet is simply not issued.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from actors.collect_report import CollectReport
 from actors.evaluation import EvaluationReport
@@ -33,6 +33,7 @@ from launch.control.rollback import RollBack, WorldModelPatient
 from launch.control.roster import Roster
 from launch.control.run_directory import RunDirectory
 from launch.control.runtime import Call, CallFailed, Runtime
+from launch.control.schedule import Schedule
 from launch.control.shards import ReplayShards
 from launch.control.shutdown import StopRequest
 from launch.control.supervision import Supervisor
@@ -80,7 +81,10 @@ class Controller:
         )
         patient = WorldModelPatient(config, calls, fleet, progress)
         self._rollback = RollBack(config.control, calls, store, reporter, patient)
-        self._tuning = LanguageTuning(config, calls, fleet, roster, store, progress, reporter)
+        self._schedule = Schedule(config.schedule, has_language=config.language.enabled)
+        self._tuning = LanguageTuning(
+            config, calls, fleet, roster, store, progress, reporter, self._schedule
+        )
         self._checkpointer = Checkpointer(
             config.control,
             calls,
@@ -146,7 +150,6 @@ class Controller:
             self.progress.restore(resume.counters["progress"])
             if resume.keeps_replay:
                 self.limiter.restore(resume.counters["limiter"])
-            self._tuning.tuned_at_update = self.progress.updates
         self._fleet.start({} if resume is None else resume.incarnations)
         if resume is not None:
             matches = restore_children(self._calls, self._fleet, self._shards, resume)
@@ -185,14 +188,14 @@ class Controller:
     def _issue(self) -> None:
         self._issue_trains()
         self._collecting.issue()
-        self._tuning.issue()
+        self._tuning.issue(has_data=self.limiter.inserted >= self.limiter.min_positions)
         self._refreshes.issue()
         self._evaluating.issue()
         is_wanted = self._checkpointer.is_due or self._supervisor.wants_checkpoint
         if is_wanted and self._supervisor.can_save:
             self.drain()
             self._checkpointer.save_or_go_on()
-            self._collecting.lost(self._supervisor.vacate())
+            self._lost(self._supervisor.vacate())
 
     def _ask_for_figures(self) -> None:
         calls, fleet = self._calls, self._fleet
@@ -208,13 +211,17 @@ class Controller:
         calls, learner = self._calls, self._fleet.learner
         if not self._roster.takes_work(learner):
             return
-        if not self._config.control.overlap and calls.n_in_flight("collect", "add"):
+        takes_turns = self._config.schedule.off_policy_degree == 0
+        if takes_turns and calls.n_in_flight("collect", "add"):
             return
-        while calls.n_in_flight(
-            "train", child=learner
-        ) < TRAINS_IN_FLIGHT and self.limiter.may_sample(self._train_chunk):
-            self.limiter.sample(self._train_chunk)
-            calls.issue(learner, "train", self._config.control.updates_per_call)
+        most = self._config.control.updates_per_call
+        while calls.n_in_flight("train", child=learner) < TRAINS_IN_FLIGHT:
+            n_updates = self._schedule.wm_updates(most)
+            if not n_updates or not self.limiter.may_sample(self._train_chunk):
+                return
+            self.limiter.sample(n_updates * self._config.learner.batch_size)
+            self._schedule.issued("wm", n_updates)
+            calls.issue(learner, "train", n_updates)
 
     # ------------------------------------------------------------------ answers
 
@@ -236,6 +243,8 @@ class Controller:
             self.progress.trained(report)
             self._refreshes.trained(report)
             self._rollback.trained(call, report)
+            if self._schedule.done("wm", report.n_updates, int(call.args[0])):
+                self._reporter.event("schedule_phase", phase="llm", cause="")
         else:
             self._tuning.trained(call, report)
 
@@ -272,9 +281,17 @@ class Controller:
 
     def _on_failure(self, failure: CallFailed) -> None:
         refuse_starved(self._config, self.progress, failure)
-        self._collecting.lost(self._supervisor.recover(failure))
+        self._lost(self._supervisor.recover(failure))
         if failure.call.child.role == "prior_engine":
             self._tuning.is_prior_ready = False
+
+    def _lost(self, calls: Sequence[Call]) -> None:
+        """What these calls were asked to do will not be done by them."""
+        self._collecting.lost(calls)
+        for call in calls:
+            if call.method == "train":
+                is_language = call.child.role == "language_learner"
+                self._schedule.lost("llm" if is_language else "wm", int(call.args[0]))
 
     # ------------------------------------------------------------------ ends and cuts
 

@@ -14,6 +14,7 @@ from launch.control.reporter import Reporter
 from launch.control.rollback import RollBack
 from launch.control.roster import Roster
 from launch.control.runtime import Call, Child
+from launch.control.schedule import Schedule
 from learner.language.adapter import Adapter
 from learner.language.language_learner import LanguageReport
 
@@ -61,8 +62,10 @@ class LanguageTuning:
         checkpoints: CheckpointStore,
         progress: Progress,
         reporter: Reporter,
+        schedule: Schedule,
     ) -> None:
-        self._config = config.language
+        self._llm_updates_per_call = config.schedule.llm_train_freq
+        self._schedule = schedule
         self._calls = calls
         self._fleet = fleet
         self._roster = roster
@@ -71,23 +74,39 @@ class LanguageTuning:
         self._patient = LanguagePatient(config, calls, fleet)
         self._rollback = RollBack(config.control, calls, checkpoints, reporter, self._patient)
         self.may_save = self._rollback.may_save
-        self.tuned_at_update = 0  # of the world model
         self.is_prior_ready = False
 
-    def issue(self) -> None:
-        """Tune again once the world model has had enough updates since the last time."""
+    def issue(self, *, has_data: bool) -> None:
+        """Tunes when it is the language model's turn; gives the turn away if it can't be taken.
+
+        has_data: whether replay holds enough to learn from
+        """
         learner = self._fleet.language_learner
+        n_updates = self._schedule.llm_updates(self._llm_updates_per_call)
+        if not n_updates or self._calls.n_in_flight("train", child=learner):
+            return
         if not self._roster.takes_work(learner) or not self.is_prior_ready:
-            return
-        updates_since = self._progress.updates - self.tuned_at_update
-        if updates_since < self._config.world_model_updates_per_call:
-            return
-        if not self._calls.n_in_flight("train", child=learner):
-            self.tuned_at_update = self._progress.updates
-            self._calls.issue(learner, "train", self._config.updates_per_call)
+            self._skip_turn()
+        elif has_data:
+            self._schedule.issued("llm", n_updates)
+            self._calls.issue(learner, "train", n_updates)
+
+    def _skip_turn(self) -> None:
+        """The world model does not wait for a language model that is not there."""
+        if self._schedule.phase == "llm":
+            self._schedule.turn()
+            self._reporter.event("schedule_phase", phase="wm", cause="no language model now")
 
     def trained(self, call: Call, report: LanguageReport) -> None:
         """Sends a new adapter to the engine; goes back after too many bad updates. RunFailed."""
+        self._reporter.event(
+            "language_trained",
+            n_updates=report.n_updates,
+            updates=report.updates,
+            world_model_updates=self._progress.updates,
+        )
+        if self._schedule.done("llm", report.n_updates, int(call.args[0])):
+            self._reporter.event("schedule_phase", phase="wm", cause="")
         if report.adapter is not None:
             self._patient.publish(report.adapter)
         self._rollback.trained(call, report)

@@ -40,6 +40,7 @@ SAFE_TO_CHANGE = (
     "limiter.",
     "prior.",
     "reanalysis.",
+    "schedule.",
     "replay.device",
     "replay.engine",
     "search.",

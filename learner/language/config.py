@@ -24,15 +24,13 @@ class LanguageConfig:
     lora_rank: int = 8  # width of the adapter; higher learns more, serves slower
     lora_alpha: float = 16.0  # adapter output is scaled by lora_alpha / lora_rank
 
-    updates_per_call: int = 8  # optimiser steps of one train call
-    world_model_updates_per_call: int = 64  # world-model updates between two train calls
     publish_every: int = 16  # optimiser steps between two published adapters
     n_check_prompts: int = 4  # prompts by which an engine checks a new adapter
 
     def __post_init__(self) -> None:
         counts = (
-            "batch_size", "micro_batch_size", "lora_rank", "updates_per_call", "steps_per_batch",
-            "world_model_updates_per_call", "publish_every", "n_check_prompts",
+            "batch_size", "micro_batch_size", "lora_rank", "steps_per_batch",
+            "publish_every", "n_check_prompts",
         )  # fmt: skip
         for name in counts:
             if getattr(self, name) < 1:

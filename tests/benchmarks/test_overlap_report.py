@@ -127,7 +127,10 @@ def test_the_modes_of_a_cell_differ_in_one_setting():
     alternating, overlapped = (
         set(run_arguments(options, (8, 40), mode)) for mode in ("alternating", "overlapped")
     )
-    assert alternating ^ overlapped == {"--control.overlap=False", "--control.overlap=True"}
+    assert alternating ^ overlapped == {
+        "--schedule.off-policy-degree=0",
+        "--schedule.off-policy-degree=-1",
+    }
     assert {"--envs-per-actor=4", "--acting.segment-length=40", "--simulations=4"} <= alternating
 
 

@@ -19,7 +19,7 @@ MARIO = shlex.split(
     --total-env-steps 160 --replay.min-positions 16 --replay.capacity-mb 50
     --learner.batch-size 8 --limiter.samples-per-insert 1 --control.updates-per-call 1
     --evaluation.every-env-steps 1000 --evaluation.final-episodes 1 --evaluation.max-steps 8
-    --language.world-model-updates-per-call 1 --language.updates-per-call 1
+    --schedule.wm-train-freq 1 --schedule.llm-train-freq 1
     --language.publish-every 1 --language.batch-size 4 --language.micro-batch-size 4
     --control.checkpoint-every-env-steps 32 --control.bad-updates-before-rollback 2
     --control.max-rollbacks 2"""

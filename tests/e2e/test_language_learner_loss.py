@@ -13,8 +13,8 @@ from tests.e2e.test_env_faults import faulty_run
 
 TUNED = shlex.split(
     """--num-actors 1 --replay.num-shards 1 --prior.enabled true --prior.backend transformers
-    --prior.deadline-s 5 --language.enabled true --language.world-model-updates-per-call 16
-    --language.updates-per-call 1 --language.publish-every 1"""
+    --prior.deadline-s 5 --language.enabled true --schedule.wm-train-freq 16
+    --schedule.llm-train-freq 1 --language.publish-every 1"""
 )
 
 

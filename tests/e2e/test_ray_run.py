@@ -22,7 +22,7 @@ MARIO = shlex.split(
     --learner.batch-size 16 --limiter.samples-per-insert 4 --learner.publish-every 10
     --evaluation.every-env-steps 500 --evaluation.n-episodes 1 --evaluation.final-episodes 1
     --evaluation.max-steps 40 --control.checkpoint-every-env-steps 600 --control.log-period-s 1
-    --language.world-model-updates-per-call 16 --language.updates-per-call 1
+    --schedule.wm-train-freq 16 --schedule.llm-train-freq 1
     --language.publish-every 1 --prior.deadline-s 5"""
 )
 CARTPOLE = shlex.split(

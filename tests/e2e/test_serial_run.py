@@ -3,11 +3,14 @@
 import hashlib
 import json
 import shlex
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from launch import train
+from launch.config import parse
+from launch.control.pacing import make_limiter
 
 SMALL = shlex.split(
     """--preset cartpole --runtime serial --device cpu --envs-per-actor 2 --acting.num-actors 2
@@ -105,7 +108,7 @@ def test_mario_with_a_language_model_repeats_too(tmp_path):
         --total-env-steps 96 --replay.min-positions 16 --replay.capacity-mb 50
         --learner.batch-size 8 --limiter.samples-per-insert 1 --control.updates-per-call 2
         --evaluation.every-env-steps 1000 --evaluation.final-episodes 1 --evaluation.max-steps 8
-        --language.world-model-updates-per-call 4 --language.updates-per-call 1
+        --schedule.wm-train-freq 4 --schedule.llm-train-freq 1
         --language.publish-every 1 --language.batch-size 4 --language.micro-batch-size 4
         --reanalysis.share 0.5 --learner.publish-every 2"""
     )
@@ -121,6 +124,57 @@ def test_mario_with_a_language_model_repeats_too(tmp_path):
     assert published
     assert all(e["accepted"] for e in published)
     assert list((tmp_path / "a" / "videos").glob("*.mp4"))
+
+
+MARIO = """--preset mario-quick --runtime serial --device cpu --envs-per-actor 2
+    --acting.num-actors 1 --acting.segment-length 8 --acting.collect-steps 16 --simulations 4
+    --total-env-steps 128 --replay.min-positions 16 --replay.capacity-mb 50
+    --learner.batch-size 8 --limiter.samples-per-insert 2 --control.updates-per-call 2
+    --evaluation.every-env-steps 1000 --evaluation.final-episodes 1 --evaluation.max-steps 8
+    --language.publish-every 1 --language.batch-size 4 --language.micro-batch-size 4
+    --schedule.wm-train-freq 4 --schedule.llm-train-freq 2 --schedule.wm-update-iters 6
+    --schedule.llm-update-iters 4"""
+
+
+@pytest.mark.parametrize(
+    ("schedule", "order"),
+    [
+        # (world-model updates so far, language-model updates of the call)
+        ("parallel", [(8, 2), (12, 2), (16, 2), (20, 2)]),
+        ("sequential", [(4, 2), (8, 2), (12, 2), (16, 2)]),
+        ("alternating", [(6, 2), (6, 2), (12, 2), (12, 2), (18, 2), (18, 2)]),
+    ],
+)
+def test_models_learn_in_the_order_of_the_schedule(tmp_path, schedule, order):
+    folder = tmp_path / "run"
+    arguments = [*shlex.split(MARIO), "--run-dir", str(folder), "--schedule.name", schedule]
+    assert train.main(arguments) == 0
+    trained = events(folder, "language_trained")
+    assert [(e["world_model_updates"], e["n_updates"]) for e in trained][: len(order)] == order
+    assert [e["updates"] for e in trained] == list(range(2, 2 * len(trained) + 1, 2))
+    phases = [e["phase"] for e in events(folder, "schedule_phase")]
+    assert phases == ([] if schedule == "parallel" else ["llm", "wm"] * len(phases))[: len(phases)]
+    assert (not phases) == (schedule == "parallel")
+
+
+def batches_due_at_the_last_collect(folder, degree: int) -> float:
+    """How many batches of 8 samples, at 2 samples a position, learning was behind by then."""
+    arguments = [*shlex.split(MARIO), "--run-dir", str(folder), "--control.log-period-s", "0.001"]
+    arguments += ["--schedule.off-policy-degree", str(degree), "--language.enabled", "false"]
+    assert train.main(arguments) == 0
+    records = metrics(folder)
+    assert records[-1]["update"] == 32
+    (before, after), *_ = (
+        (a, b) for a, b in pairwise(records) if b["global_step"] == 128 > a["global_step"]
+    )
+    error_min = make_limiter(parse(arguments)[1]).error_min
+    return (2 * before["replay_push_total"] - 8 * after["update"] - error_min) / 8
+
+
+def test_play_is_ahead_of_learning_by_no_more_than_it_may(tmp_path):
+    behind = {d: batches_due_at_the_last_collect(tmp_path / str(d), d) for d in (0, 12, -1)}
+    assert behind[0] < 2, "a train call of two batches could have been made"
+    assert 2 <= behind[12] <= 12, behind
 
 
 def test_the_same_command_goes_on_from_the_checkpoint(tmp_path):
@@ -169,7 +223,7 @@ def test_text_comes_from_two_shards_too(tmp_path, loss):
         --replay.num-shards 2 --learner.batch-size 8 --limiter.samples-per-insert 1
         --control.updates-per-call 2 --evaluation.every-env-steps 1000
         --evaluation.final-episodes 1 --evaluation.max-steps 8
-        --language.world-model-updates-per-call 2 --language.updates-per-call 1
+        --schedule.wm-train-freq 2 --schedule.llm-train-freq 1
         --language.publish-every 1 --language.batch-size 4 --language.micro-batch-size 4"""
     )
     mario += ["--language.loss.name", loss, "--replay.advantages", str(loss != "sft")]

@@ -53,8 +53,8 @@ def test_a_run_writes_documented_metrics_only(tmp_path: Path) -> None:
         --total-env-steps 112 --replay.min-positions 16 --replay.capacity-mb 50
         --learner.batch-size 8 --limiter.samples-per-insert 1 --control.updates-per-call 2
         --evaluation.every-env-steps 40 --evaluation.n-episodes 1 --evaluation.final-episodes 1
-        --evaluation.max-steps 6 --language.world-model-updates-per-call 2
-        --language.updates-per-call 1 --language.batch-size 4 --language.micro-batch-size 4
+        --evaluation.max-steps 6 --schedule.wm-train-freq 2
+        --schedule.llm-train-freq 1 --language.batch-size 4 --language.micro-batch-size 4
         --control.log-period-s 0.1 --reanalysis.share 0.5
         --learner.publish-every 2"""
     )
