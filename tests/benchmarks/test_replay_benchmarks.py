@@ -11,7 +11,7 @@ import pytest
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # benchmarks are scripts, not a package
 
 from benchmarks.replay import alternate, median_us, table
-from benchmarks.replay_memory import GAMES, Soak, rows_a_position, slope_mb_an_hour
+from benchmarks.replay_memory import ALLOWED_BYTES, GAMES, Soak, bytes_a_position, slope_mb_an_hour
 from benchmarks.sampler_contestants import NumpyChoice, Ours
 from benchmarks.sampler_turn import ALPHA, check, make_priorities, take_turn
 
@@ -79,8 +79,10 @@ def test_a_slope_is_fitted_after_the_warm_up():
     assert slope_mb_an_hour(times, resident) == pytest.approx(1.0)
 
 
-def test_a_position_costs_the_overlap_and_the_first_stack_too():
-    assert rows_a_position(GAMES["64x64 gray, stack 4"], 100) == pytest.approx(1.14)
+def test_a_position_costs_its_frame_and_little_more_in_overlapping_segments():
+    used, _, n_positions = bytes_a_position(GAMES["64x64 gray, stack 4"], 20.0, 40)
+    assert n_positions > 4_000
+    assert used < 1.05 * (64 * 64 + ALLOWED_BYTES)
 
 
 def test_the_soak_evicts_and_patches():
