@@ -148,6 +148,7 @@ def test_heartbeats_age_and_stall(tmp_path: Path) -> None:
         "age_s": 70,
         "pid": None,
         "is_stalled": True,
+        "state": "",
     }
     assert record["processes"]["env_actor_0"]["is_stalled"] is False
 
