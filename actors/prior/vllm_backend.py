@@ -59,6 +59,7 @@ class VllmBackend:
         arguments = AsyncEngineArgs(
             model=str(model_folder),
             skip_tokenizer_init=True,
+            load_format="safetensors",  # never pickled weights
             dtype=dtype,
             enforce_eager=on_cpu,
             max_model_len=config.max_prompt_tokens + 1,
@@ -97,11 +98,14 @@ class VllmBackend:
                 # The engine process answers a bad folder with a bare Exception that quotes it.
                 return self._refuse(version, np.nan, str(error))
             pairs = zip(check.token_ids, check.label_ids, strict=True)
-            answers = await self._score([ScoreRequest(*pair) for pair in pairs], adapter)
-            gap = check.gap(answers.log_probs)
+            try:
+                answers = await self._score([ScoreRequest(*pair) for pair in pairs], adapter)
+                gap = check.gap(answers.log_probs)
+                reason = f"log-probabilities differ by {gap:.3g} from the trainer's"
+            except ValueError as error:  # tokens that this model does not have
+                gap, reason = np.inf, f"its check can't be scored: {error}"
             if gap > self._tolerance:
                 await self._engine.remove_lora(version)
-                reason = f"log-probabilities differ by {gap:.3g} from the trainer's"
                 return self._refuse(version, gap, reason)
             self._adapter = adapter
             self._loaded.append(adapter)

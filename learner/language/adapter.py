@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 KEPT_VERSIONS = 3  # an engine may still serve the one before the newest
 _FOLDER = re.compile(r"adapter-(\d{6,})")
 _CHECK_FILE = "check.json"
+LARGEST_CHECK_BYTES = 4_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +53,30 @@ class AdapterCheck:
     @classmethod
     def read(cls, folder: Path) -> AdapterCheck:
         """Raises ValueError when the folder is gone or has no readable check."""
+        path = folder / _CHECK_FILE
         try:
-            content = json.loads((folder / _CHECK_FILE).read_text(encoding="utf-8"))
-            return cls(
+            if path.stat().st_size > LARGEST_CHECK_BYTES:
+                raise ValueError(f"it has more than {LARGEST_CHECK_BYTES:,} bytes")
+            content = json.loads(path.read_text(encoding="utf-8"))
+            check = cls(
                 tuple(tuple(row) for row in content["token_ids"]),
                 tuple(tuple(row) for row in content["label_ids"]),
                 tuple(np.array(row, np.float32) for row in content["log_probs"]),
             )
-        except (OSError, KeyError, TypeError, ValueError) as error:
+            check._validate()
+            return check
+        except (OSError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise ValueError(f"adapter {folder} has no usable {_CHECK_FILE}: {error}") from error
+
+    def _validate(self) -> None:
+        if not len(self.token_ids) == len(self.label_ids) == len(self.log_probs) > 0:
+            raise ValueError("token_ids, label_ids and log_probs must be equally many, at least 1")
+        for row in (*self.token_ids, *self.label_ids):
+            if not row or not all(type(token) is int and 0 <= token < 2**31 for token in row):
+                raise ValueError("token_ids and label_ids must hold rows of token numbers")
+        for labels, scores in zip(self.label_ids, self.log_probs, strict=True):
+            if scores.shape != (len(labels),) or not np.isfinite(scores).all():
+                raise ValueError("log_probs must hold a finite number for each label")
 
     def gap(self, answers: tuple[NDArray[np.float32], ...]) -> float:
         """Largest absolute difference to `answers`; infinite where they are not comparable."""
