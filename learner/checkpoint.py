@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -116,6 +117,9 @@ def read_tensors(path: Path, expected: dict[str, tuple[int, ...]] | None) -> dic
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"cannot read {path}: {error}") from error
+    for name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"{path}: key {name!r} holds NaN or infinity")
     for name, shape in (expected or {}).items():
         if name not in tensors:
             raise ValueError(f"{path}: key {name!r} is missing")
@@ -144,13 +148,27 @@ def _check_moments(path: Path, moments: dict[str, Tensor], model: nn.Module) -> 
 
 
 def read_counters(path: Path) -> LearnerCounters:
-    """Of learner.json. Raises ValueError naming the key that is missing."""
+    """Of learner.json. Raises ValueError naming the key that is missing or wrong."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"cannot read {path}: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds no object")
     found.setdefault("watched", {})  # checkpoints from before it was
     for name in (entry.name for entry in fields(LearnerCounters)):
         if name not in found:
             raise ValueError(f"{path}: key {name!r} is missing")
+    for name in ("updates", "skipped", "version_offset"):
+        if type(found[name]) is not int or not 0 <= found[name] < 2**31:
+            raise ValueError(f"{path}: key {name!r} must be a whole number in 0..{2**31 - 1}")
+    watched = found["watched"]
+    if not isinstance(watched, dict) or not all(
+        type(value) in (int, float) and abs(value) < 1e300 for value in watched.values()
+    ):
+        raise ValueError(f"{path}: key 'watched' must hold finite numbers by name")
+    try:
+        np.random.default_rng().bit_generator.state = found["rng_state"]
+    except (TypeError, KeyError, ValueError, OverflowError, AttributeError) as error:
+        raise ValueError(f"{path}: key 'rng_state' is no state of a generator") from error
     return LearnerCounters(**{entry.name: found[entry.name] for entry in fields(LearnerCounters)})

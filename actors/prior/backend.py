@@ -115,7 +115,9 @@ class LocalPriorTransport:
 
 def invalid_reason(log_probs: NDArray[np.float32], n_answers: int) -> str:
     """Why an answer can't be used, "" if it can."""
-    values = np.asarray(log_probs)
+    values = log_probs
+    if type(values) is not np.ndarray or values.dtype.kind != "f":
+        return f"{type(values).__name__}, not an array of floats"
     if values.shape != (n_answers,):
         return f"shape {values.shape} for {n_answers} answers"
     if not np.isfinite(values).all():

@@ -19,7 +19,7 @@ from actors.prior.question import OpenQuestions, Question
 from actors.search.root_prior import RootPrior
 from cache.prior_cache import PriorCache
 from learner.language.model_folder import resolve_model
-from learner.language.prompt import PromptBuilder, mask_options
+from learner.language.prompt import PromptBuilder, check_texts, mask_options
 
 __all__ = ["PendingPrior", "PriorClient", "PriorTransport"]
 
@@ -100,6 +100,10 @@ class PriorClient:
         n_options = sum(1 for text in options if text.strip())
         if n_options == 0:
             return Fallback.NO_OPTIONS
+        try:
+            check_texts(prompt, options)
+        except ValueError:
+            return Fallback.UNASKABLE
         if n_options == 1:
             only = tuple(index for index, text in enumerate(options) if text.strip())
             return Question.answered(prompt, options, only, np.zeros(1, np.float32), self.version)

@@ -20,7 +20,7 @@ class Fallback(Enum):
     INVALID = "invalid"  # NaN, too short, or not a log-probability
     OVERLOAD = "overload"  # too many questions open
     RESTING = "resting"  # not asked, because the engine has not answered lately
-    UNASKABLE = "unaskable"  # options that do not fit the prompt or have no labels
+    UNASKABLE = "unaskable"  # texts too long or not Unicode, options without labels
     NO_OPTIONS = "no_options"  # no option has a text
     NO_TEXT = "no_text"  # the environment has no text for this state
 

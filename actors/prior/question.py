@@ -144,6 +144,10 @@ class OpenQuestions:
 
     def _answer(self, questions: list[Question], batch: ScoreBatch) -> None:
         now = self._clock()
+        is_known = type(batch) is ScoreBatch and type(batch.log_probs) is tuple
+        if not is_known or type(batch.version) is not int or not 0 <= batch.version < 2**31:
+            self._end(questions, Fallback.INVALID)
+            return
         self.version = max(self.version, batch.version)
         # A batch that is too short leaves its last questions without an answer.
         for question, log_probs in zip(questions, batch.log_probs, strict=False):

@@ -61,6 +61,7 @@ class VllmBackend:
         arguments = AsyncEngineArgs(
             model=str(model_folder),
             skip_tokenizer_init=True,
+            load_format="safetensors",  # never pickled weights
             dtype=dtype,
             enforce_eager=on_cpu,
             max_model_len=config.prompt.most_tokens + 1,
@@ -98,11 +99,14 @@ class VllmBackend:
             except Exception as error:
                 # The engine process answers a bad folder with a bare Exception that quotes it.
                 return self._refuse(version, np.nan, str(error))
-            answers = await self._score(check.requests, adapter)
-            gap = check.gap(answers.log_probs)
+            try:
+                answers = await self._score(check.requests, adapter)
+                gap = check.gap(answers.log_probs)
+                reason = f"log-probabilities differ by {gap:.3g} from the trainer's"
+            except ValueError as error:  # tokens that this model does not have
+                gap, reason = np.inf, f"its check can't be scored: {error}"
             if gap > self._tolerance:
                 await self._engine.remove_lora(version)
-                reason = f"log-probabilities differ by {gap:.3g} from the trainer's"
                 return self._refuse(version, gap, reason)
             self._adapter = adapter
             self._loaded.append(adapter)

@@ -13,6 +13,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from itertools import count
@@ -26,7 +27,10 @@ COUNTERS = "counters.json"
 METADATA = "metadata.json"
 LATEST = "LATEST"
 BEST = "BEST"
+LARGEST_MANIFEST_BYTES = 50_000_000  # some 300,000 files
+LONGEST_NAME = 250  # characters of a file's path within a checkpoint
 _TEMPORARY = ".tmp-"
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 log = logging.getLogger(__name__)
 
@@ -157,11 +161,16 @@ def verify(folder: Path) -> dict[str, object]:
 
     Raises CheckpointError naming the first file that is missing or differs.
     """
-    manifest = read_json(folder / MANIFEST)
+    manifest = read_json(folder / MANIFEST, largest_bytes=LARGEST_MANIFEST_BYTES)
     files = manifest.get("files")
     if not isinstance(files, dict) or COUNTERS not in files:
         raise CheckpointError(f"{folder / MANIFEST} lists no files; use another checkpoint")
     for name, expected in files.items():
+        if len(name) > LONGEST_NAME or not name.isprintable():
+            raise CheckpointError(
+                f"{folder / MANIFEST} names a file {name[:50]!r}, which can't be; use another "
+                "checkpoint"
+            )
         path = folder / name
         if not (isinstance(expected, dict) and {"bytes", "sha256"} <= expected.keys()):
             raise CheckpointError(
@@ -178,7 +187,7 @@ def verify(folder: Path) -> dict[str, object]:
                 f"checkpoint file {path} differs from its manifest (truncated or damaged); "
                 "use another checkpoint"
             )
-    return read_json(folder / COUNTERS)
+    return read_json(folder / COUNTERS, largest_bytes=LARGEST_MANIFEST_BYTES)
 
 
 def _is_as_listed(path: Path, expected: Mapping[str, object]) -> bool:
@@ -194,8 +203,12 @@ def _known_checksums(previous: Path | None) -> dict[Stamp, str]:
         return {}
     try:
         files = read_json(previous / MANIFEST)["files"]
-        return {stamp(previous / name): entry["sha256"] for name, entry in files.items()}
-    except (CheckpointError, OSError, KeyError, TypeError, AttributeError):
+        return {
+            stamp(previous / name): entry["sha256"]
+            for name, entry in files.items()
+            if _SHA256.fullmatch(entry["sha256"])
+        }
+    except (CheckpointError, OSError, KeyError, TypeError, AttributeError, ValueError):
         return {}
 
 

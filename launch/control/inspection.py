@@ -19,6 +19,8 @@ from launch.control.metadata import read_metadata
 from launch.control.resume import CONFIG_FILE
 from launch.control.stored_settings import read_settings_file
 
+DEEPEST = 20  # levels of a file that are shown
+
 
 def describe(path: Path) -> str:
     """Several lines. ValueError if there is nothing of the kind at `path`, or it is damaged."""
@@ -61,10 +63,11 @@ def _metadata(path: Path) -> Iterator[str]:
         yield f"  no {METADATA}: made before checkpoints held their settings"
         return
     known = read_metadata(path)
-    yield f"  environment {known.env_id}, seed {known.settings.config.seed}"
-    yield f"  {known.env_steps:,} env steps, {known.updates:,} updates, saved {known.saved_at}"
-    yield f"  settings {known.config_hash[:16]} (whole in {METADATA})"
-    yield f"  made with {', '.join(f'{k} {v}' for k, v in known.versions.items())}"
+    yield f"  environment {_printable(known.env_id)}, seed {known.settings.config.seed}"
+    saved_at = _printable(known.saved_at)
+    yield f"  {known.env_steps:,} env steps, {known.updates:,} updates, saved {saved_at}"
+    yield f"  settings {_printable(known.config_hash[:16])} (whole in {METADATA})"
+    yield f"  made with {_printable(', '.join(f'{k} {v}' for k, v in known.versions.items()))}"
 
 
 def _run(path: Path) -> Iterator[str]:
@@ -73,17 +76,17 @@ def _run(path: Path) -> Iterator[str]:
     if config.is_file():
         try:
             settings = read_settings_file(config).config
-            yield f"  environment {settings.env.id}, seed {settings.seed}"
+            yield f"  environment {_printable(settings.env.id)}, seed {settings.seed}"
         except ConfigError as error:
             yield f"  NOT USABLE: {error}"
     folder = path / "checkpoints"
     pointer = folder / LATEST
-    newest = pointer.read_text().strip() if pointer.is_file() else ""
+    newest = pointer.read_text(errors="replace").strip() if pointer.is_file() else ""
     names = sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
     yield f"  {len(names)} checkpoints"
     for name in names:
         try:
-            state = f"saved because: {verify(folder / name).get('reason')}"
+            state = f"saved because: {_printable(str(verify(folder / name).get('reason')))}"
         except CheckpointError as error:
             state = f"NOT USABLE: {error}"
         yield f"    {name}{' (latest)' if name == newest else ''}: {state}"
@@ -98,8 +101,14 @@ def _legacy(path: Path) -> Iterator[str]:
 
 def _nested(content: Mapping[str, object], indent: str) -> Iterator[str]:
     for name, value in content.items():
-        if isinstance(value, dict):
-            yield f"{indent}{name}:"
+        if isinstance(value, dict) and len(indent) <= 2 * DEEPEST:
+            yield f"{indent}{_printable(name)}:"
             yield from _nested(value, indent + "  ")
         else:
-            yield f"{indent}{name}: {value}"
+            shown = "..." if isinstance(value, dict) else _printable(str(value))
+            yield f"{indent}{_printable(name)}: {shown}"
+
+
+def _printable(text: str) -> str:
+    """Nothing in a file may speak to the terminal."""
+    return text if text.isprintable() else repr(text)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +16,8 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+
+from launch.setting_types import shown
 
 SOURCE_FIELD = "reconstructed_step_source"
 SOURCE = "rebuild"
@@ -87,7 +88,7 @@ def read_legacy(path: Path) -> dict[str, object]:
     """The content of a legacy JSON file. Raises LegacyError."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise LegacyError(f"{path} is not readable JSON: {error}") from error
     if not isinstance(content, dict):
         raise LegacyError(f"{path} holds no JSON object")
@@ -99,7 +100,8 @@ def _updates_in(path: Path) -> int:
     weights = path.with_suffix(".pt")
     try:
         content = torch.load(weights, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:
+        # For damaged bytes torch's restricted unpickler raises whatever its stack meets.
         cause = str(error).partition("\n")[0]
         raise LegacyError(
             f"{path}: save_state.global_update is 0, and {weights.name} can't be read for it "
@@ -111,15 +113,17 @@ def _updates_in(path: Path) -> int:
 def _object(content: dict[str, object], name: str, path: Path) -> dict[str, object]:
     value = content.get(name)
     if not isinstance(value, dict):
-        raise LegacyError(f"{path}: {name} must be an object, got {value!r}")
+        raise LegacyError(f"{path}: {name} must be an object, got {shown(value)}")
     return value
 
 
 def _count(content: dict[str, object], name: str, path: Path) -> int:
     """A whole number of at least 0; absent counts as 0. `name` may carry its parent's name."""
     value = content.get(name.rpartition(".")[2], 0)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise LegacyError(f"{path}: {name} must be a whole number of at least 0, got {value!r}")
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
+        raise LegacyError(
+            f"{path}: {name} must be a whole number of at least 0, got {shown(value)[:100]}"
+        )
     return value
 
 

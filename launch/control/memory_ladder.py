@@ -10,12 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import yaml
-
 from launch.config import Config
 from launch.control.call_book import RunFailed
 from launch.control.progress import Progress
 from launch.control.runtime import MEMORY_SETTINGS, CallFailed
+from launch.control.stored_settings import read_settings_file
 
 FIRST_UPDATES = 200  # a run that got further fits its machine; what fails then is something else
 
@@ -87,20 +86,17 @@ def with_saved_rung(config: Config, config_file: Path) -> Config:
     if not (config.control.auto_memory and config_file.is_file()):
         return config
     try:
-        saved = yaml.safe_load(config_file.read_text())
-        if not saved["control"]["auto_memory"]:
+        saved = read_settings_file(config_file).config
+        if not saved.control.auto_memory:
             return config
-        n_samples = int(saved["learner"]["batch_size"])
-        n_parts = int(saved["learner"]["accumulate"])
-        n_envs = int(saved["acting"]["envs_per_actor"])
         learner = replace(
             config.learner,
-            batch_size=min(n_samples, config.learner.batch_size),
-            accumulate=max(n_parts, config.learner.accumulate),
+            batch_size=min(saved.learner.batch_size, config.learner.batch_size),
+            accumulate=max(saved.learner.accumulate, config.learner.accumulate),
         )
-        n_envs = min(n_envs, config.acting.envs_per_actor)
+        n_envs = min(saved.acting.envs_per_actor, config.acting.envs_per_actor)
         acting = replace(config.acting, envs_per_actor=n_envs)
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
+    except ValueError:
         return config  # older than the ladder, or damaged: whoever opens the run says which
     return replace(config, learner=learner, acting=acting)
 

@@ -16,11 +16,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from learner.language.answer_trie import AnswerTrie
 from learner.language.prompt import ScoreRequest
 
 KEPT_VERSIONS = 3  # an engine may still serve the one before the newest
 _FOLDER = re.compile(r"adapter-(\d{6,})")
 _CHECK_FILE = "check.json"
+LARGEST_CHECK_BYTES = 4_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +55,34 @@ class AdapterCheck:
     @classmethod
     def read(cls, folder: Path) -> AdapterCheck:
         """Raises ValueError when the folder is gone or has no readable check."""
+        path = folder / _CHECK_FILE
         try:
-            content = json.loads((folder / _CHECK_FILE).read_text(encoding="utf-8"))
-            return cls(
+            if path.stat().st_size > LARGEST_CHECK_BYTES:
+                raise ValueError(f"it has more than {LARGEST_CHECK_BYTES:,} bytes")
+            content = json.loads(path.read_text(encoding="utf-8"))
+            check = cls(
                 tuple(
                     ScoreRequest(tuple(row), tuple(tuple(answer) for answer in answers))
                     for row, answers in zip(content["token_ids"], content["answers"], strict=True)
                 ),
                 tuple(np.array(row, np.float32) for row in content["log_probs"]),
             )
-        except (OSError, KeyError, TypeError, ValueError) as error:
+            check._validate()
+            return check
+        except (OSError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise ValueError(f"adapter {folder} has no usable {_CHECK_FILE}: {error}") from error
+
+    def _validate(self) -> None:
+        if not len(self.requests) == len(self.log_probs) > 0:
+            raise ValueError("token_ids, answers and log_probs must be equally many, at least 1")
+        for request, scores in zip(self.requests, self.log_probs, strict=True):
+            for row in (request.token_ids, *request.answers):
+                if not row or not all(type(token) is int and 0 <= token < 2**31 for token in row):
+                    raise ValueError("token_ids and answers must hold rows of token numbers")
+            n_answers = len(request.answers)
+            AnswerTrie(request.answers)  # that they are answers
+            if not n_answers or scores.shape != (n_answers,) or not np.isfinite(scores).all():
+                raise ValueError("log_probs must hold a finite number for each answer")
 
     def gap(self, answers: tuple[NDArray[np.float32], ...]) -> float:
         """Largest absolute difference to `answers`; infinite where they are not comparable."""

@@ -20,6 +20,7 @@ from tokenizers import Tokenizer
 
 from learner.language.chat_template import ChatTemplate
 from learner.language.prompt_config import PromptConfig, read_examples
+from replay_service.segment_check import LONGEST_OPTION, LONGEST_PROMPT
 
 _TASK = "You are playing a game. Each message gives the current state and the possible actions, "
 _THINK = "Think about what lies just ahead, then answer with "
@@ -31,6 +32,7 @@ TEXT_INSTRUCTIONS = (
 )
 _ALOUD = "Think about what lies just ahead in one short line, and answer in the next line with "
 ANSWER_LINE = "\nAnswer:\n"  # between a thought and the answer
+_CONTROL = dict.fromkeys([*range(32), *range(127, 160)], " ")
 MAX_LABELS = 128  # vLLM reads at most this many token ids at one position
 
 
@@ -85,6 +87,19 @@ def mask_options(options: Sequence[str], legal: NDArray[np.bool_] | None) -> tup
     return tuple(text if ok else "" for text, ok in zip(options, legal, strict=True))
 
 
+def check_texts(state: str, options: Sequence[str]) -> None:
+    """ValueError if these texts of a game can't be asked about, nor stored in replay."""
+    named = [("state", state, LONGEST_PROMPT)]
+    named += [(f"option {index}", text, LONGEST_OPTION) for index, text in enumerate(options)]
+    for name, text, longest in named:
+        if len(text) > longest:
+            raise ValueError(f"{name} has {len(text)} characters, at most {longest} can be asked")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{name} is not valid Unicode text: {error.reason}") from error
+
+
 def question_text(state: str, labelled: Sequence[tuple[str, str]]) -> str:
     """The user message: the state, then one line per (label, option); a label "" is a dash."""
     lines = "\n".join(
@@ -131,8 +146,9 @@ class PromptBuilder:
         Their order, and so their labels, are dealt by (seed, state, options, variant): acting uses
         variant 0, training others too, so that no label comes to mean an action. Only the oldest
         text of `state` is cut. Raises ValueError if no option is left, the options alone do not
-        fit, or the tokenizer has no separate tokens for the answers.
+        fit, `check_texts` refuses a text, or the tokenizer has no separate tokens for the answers.
         """
+        check_texts(state, options)
         actions = [index for index, text in enumerate(options) if text.strip()]
         if not actions:
             raise ValueError(f"a question needs at least one option, got {options!r}")
@@ -227,10 +243,12 @@ class PromptBuilder:
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def _clean(self, text: str) -> str:
-        """No line breaks, and nothing a game says may pose as a control token."""
-        if self._special is not None:
-            text = self._special.sub(" ", text)
-        return " ".join(text.split())
+        """No line breaks or control characters, and nothing may pose as a control token."""
+        text = " ".join(text.translate(_CONTROL).split())
+        # Again, since what is left on both sides of one may make another.
+        while self._special is not None and self._special.search(text):
+            text = " ".join(self._special.sub(" ", text).split())
+        return text
 
     def _generator(self, state: str, options: Sequence[str], variant: int) -> np.random.Generator:
         # Python's own hash differs between processes.

@@ -16,7 +16,10 @@ from learner.language.prompt import ScoreRequest, Thought
 def load_causal_lm(folder: Path, dtype: str, device: str) -> tuple[nn.Module, int]:
     """A causal language model in evaluation mode, and a token id to pad with."""
     transformers.utils.logging.disable_progress_bar()
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
+    # No weights that are pickled, no code that comes with a model.
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False
+    )
     eos = model.config.eos_token_id
     return model.to(device).eval(), int(eos[0] if isinstance(eos, list) else eos or 0)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -43,7 +44,11 @@ def parts(config: WorldModelConfig, seed: int, *, steps: int = 0):
 
 def saved(folder, config=SMALL):
     old = parts(config, seed=1, steps=2)
-    save_learner(folder, *old, LearnerCounters(updates=2))
+    save_learner(
+        folder,
+        *old,
+        LearnerCounters(updates=2, rng_state=np.random.default_rng(0).bit_generator.state),
+    )
     return old
 
 
