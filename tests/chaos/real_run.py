@@ -9,8 +9,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 420.0
@@ -21,6 +24,16 @@ SMALL = shlex.split(
     --evaluation.every-env-steps 400 --evaluation.n-episodes 1 --evaluation.max-steps 50
     --control.checkpoint-every-env-steps 200 --control.log-period-s 1
     --control.max-restarts 100000 --total-env-steps 100000000"""
+)
+# Every kind of process at work, on the real game and with vLLM.
+MARIO = shlex.split(
+    """--preset mario-quick --device cpu --simulations 8 --acting.segment-length 20
+    --replay.min-positions 120 --replay.capacity-mb 12 --replay.text-mb 1
+    --learner.batch-size 16 --limiter.samples-per-insert 4 --reanalysis.share 0.2
+    --evaluation.every-env-steps 400 --evaluation.n-episodes 1 --evaluation.max-steps 40
+    --control.checkpoint-every-env-steps 400 --control.log-period-s 1
+    --schedule.wm-train-freq 16 --language.publish-every 1
+    --total-env-steps 100000000"""
 )
 EXIT_RESUMABLE = 75
 
@@ -33,27 +46,29 @@ class RealRun:
     """The run of one folder, started and started again."""
 
     def __init__(
-        self, folder: Path, *arguments: str, variables: Mapping[str, str] | None = None
+        self,
+        folder: Path,
+        *arguments: str,
+        settings: Sequence[str] = SMALL,
+        script: str = "launch/train.py",
+        variables: Mapping[str, str] | None = None,
     ) -> None:
-        """arguments: beside SMALL, or instead; variables: of the environment, in addition"""
+        """`arguments` come after `settings`; `script` takes the words of launch/train.py.
+
+        variables: of the environment, in addition
+        """
         self.folder = folder
         self._variables = {"PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"} | dict(
             variables or {}
         )
-        self._arguments = arguments
+        self._command = [script, *settings, *arguments, "--run-dir", str(folder)]
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def start(self, *changes: str) -> None:
+        """`changes`: words for this start alone."""
         with self.folder.with_suffix(".log").open("ab") as log:
             self.process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "launch/train.py",
-                    *SMALL,
-                    *self._arguments,
-                    "--run-dir",
-                    str(self.folder),
-                ],
+                [sys.executable, *self._command, *changes],
                 cwd=ROOT,
                 env=os.environ | self._variables,
                 stdout=log,
@@ -76,6 +91,16 @@ class RealRun:
             os.killpg(self.process.pid, signal.SIGKILL)
             raise RunStuck(f"the run did not end:\n{self.output()[-4000:]}") from error
 
+    def kill(self) -> None:
+        """At once, with all processes below it; nothing happens if it has ended."""
+        if self.process is None or self.process.poll() is not None:
+            return
+        for below in psutil.Process(self.process.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                below.kill()
+        self.process.kill()
+        self.process.wait()
+
     def output(self) -> str:
         return self.folder.with_suffix(".log").read_text()
 
@@ -86,8 +111,11 @@ class RealRun:
 
     def every(self, name: str) -> list[float]:
         """One figure in all records that have it."""
-        records = map(json.loads, self._lines("metrics.jsonl"))
-        return [record[name] for record in records if record.get(name) is not None]
+        return [r[name] for r in self.records() if r.get(name) is not None]
+
+    def records(self) -> list[dict[str, float]]:
+        """All of them, oldest first."""
+        return [json.loads(line) for line in self._lines("metrics.jsonl")]
 
     def events(self, kind: str) -> list[dict]:
         return [e for e in map(json.loads, self._lines("events.jsonl")) if e["event"] == kind]

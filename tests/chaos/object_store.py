@@ -1,0 +1,46 @@
+"""What Ray's object store says of itself, asked from outside the run that it belongs to."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+from ray._private import internal_api
+
+GCS_ADDRESS = re.compile(r"--gcs-address=(\S+)")
+
+
+@dataclass(frozen=True, slots=True)
+class StoreFigures:
+    """`spilled` since Ray started, the others now."""
+
+    used_bytes: int
+    n_objects: int
+    spilled_bytes: int
+
+
+class ObjectStore:
+    """The store of the Ray that a run has started on this machine."""
+
+    def __init__(self, driver_pid: int) -> None:
+        """ValueError if no raylet runs below the driver."""
+        self._state = internal_api.get_state_from_address(_gcs_address(driver_pid))
+
+    def figures(self) -> StoreFigures:
+        stats: Any = internal_api.get_memory_info_reply(self._state).store_stats
+        return StoreFigures(
+            used_bytes=stats.object_store_bytes_used,
+            n_objects=stats.num_local_objects,
+            spilled_bytes=stats.spilled_bytes_total,
+        )
+
+
+def _gcs_address(driver_pid: int) -> str:
+    for process in psutil.Process(driver_pid).children(recursive=True):
+        if process.name() == "raylet":
+            found = GCS_ADDRESS.search(" ".join(process.cmdline()))
+            if found:
+                return found[1]
+    raise ValueError(f"no raylet runs below process {driver_pid}")
