@@ -25,6 +25,7 @@ from replay_service.sharded_replay_actor import RayJointBatchSource, RayTextShar
 
 OBJECT_STORE_BYTES = 512 * 1024 * 1024  # in-flight segments and batches are a few MB each
 END_GRACE_S = 5.0  # for children to end by themselves
+HERE = "local"  # Ray's word for a new one on this machine
 
 
 class RayRuntime:
@@ -41,7 +42,7 @@ class RayRuntime:
         self._processes_before = descendants()
         if not self._owns_ray:
             return
-        if address is not None:
+        if address not in (None, HERE):
             ray.init(address=address, log_to_driver=False, configure_logging=False)
             return
         # Loopback only, so no token is needed; set explicitly because Ray's default depends on
@@ -53,6 +54,7 @@ class RayRuntime:
     def _start_here(self, num_cpus: float, num_gpus: float) -> None:
         try:
             ray.init(
+                address=HERE,  # else it would join a Ray that somebody else runs on this machine
                 num_cpus=max(os.cpu_count() or 1, int(num_cpus) + 1),
                 num_gpus=int(num_gpus) if num_gpus else None,
                 include_dashboard=False,
