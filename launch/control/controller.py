@@ -188,11 +188,11 @@ class Controller:
             self._issue_collects(index)
         self._tuning.issue()
         self._refreshes.issue()
-        if self.progress.env_steps >= self._next_evaluation and not self._calls.n_in_flight(
-            "evaluate"
-        ):
+        is_due = self.progress.env_steps >= self._next_evaluation
+        if is_due and not self._calls.n_in_flight("evaluate"):
             self._next_evaluation += self._config.evaluation.every_env_steps
             self._evaluate(self._config.evaluation.n_episodes)
+        self._checkpointer.tell_of_uploads()
         if self._checkpointer.is_due:
             self.drain()
             self._checkpointer.save_or_go_on()
