@@ -109,14 +109,14 @@ def choose_source(run_dir: Path, config: Config) -> Resume | Elsewhere | None:
                 f"run_dir {run_dir} already holds a run and resume is 'never'; "
                 "choose another --run-dir, or --resume auto to go on with it"
             )
-        if _elsewhere(config.control.checkpoint_uri, OWN_COPY) is not None:
+        if find_elsewhere(config.control.checkpoint_uri, OWN_COPY) is not None:
             raise ConfigError(
                 f"control.checkpoint_uri {config.control.checkpoint_uri} already holds a run and "
                 "resume is 'never'; choose another, or --resume auto to go on with it"
             )
         return None
     if is_uri(config.resume):
-        source = _elsewhere(config.resume, "--resume")
+        source = find_elsewhere(config.resume, "--resume")
         if source is None:
             raise ConfigError(f"resume {config.resume!r} holds no checkpoint; check the address")
         return source
@@ -125,7 +125,7 @@ def choose_source(run_dir: Path, config: Config) -> Resume | Elsewhere | None:
     newest = store.latest()
     if newest is not None:
         return checked(newest, OWN, config)
-    source = _elsewhere(config.control.checkpoint_uri, OWN_COPY)
+    source = find_elsewhere(config.control.checkpoint_uri, OWN_COPY)
     if source is not None:
         return source
     if store.names():
@@ -195,7 +195,7 @@ def _named(config: Config) -> Path:
     return newest
 
 
-def _elsewhere(uri: str, found: str) -> Elsewhere | None:
+def find_elsewhere(uri: str, found: str) -> Elsewhere | None:
     """What there is below `uri`, a run's or a checkpoint's; None if there is nothing."""
     if not uri:
         return None
