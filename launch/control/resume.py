@@ -7,6 +7,7 @@ written here.
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,7 +120,7 @@ def choose_source(run_dir: Path, config: Config) -> Resume | Elsewhere | None:
         source = find_elsewhere(config.resume, "--resume")
         if source is None:
             raise ConfigError(f"resume {config.resume!r} holds no checkpoint; check the address")
-        return source
+        return _fitting(source, config)
     if is_path(config.resume):
         return checked(_named(config), "--resume", config)
     newest = store.latest()
@@ -127,7 +128,7 @@ def choose_source(run_dir: Path, config: Config) -> Resume | Elsewhere | None:
         return checked(newest, OWN, config)
     source = find_elsewhere(config.control.checkpoint_uri, OWN_COPY)
     if source is not None:
-        return source
+        return _fitting(source, config)
     if store.names():
         raise ConfigError(
             f"none of the {len(store.names())} checkpoints in {run_dir} can be used (see the "
@@ -208,6 +209,18 @@ def find_elsewhere(uri: str, found: str) -> Elsewhere | None:
     if run and "/" not in name:
         names = [name] if name in names else []
     return Elsewhere(store, names, found) if names else None
+
+
+def _fitting(source: Elsewhere, config: Config) -> Elsewhere:
+    """`source`, unless its first one says that its settings differ: ConfigError then."""
+    name = source.names[0]
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            part = source.store.fetch(name, Path(folder), only=(COUNTERS, METADATA))
+        except (CheckpointError, StoreError):
+            return source  # passed over, with a warning, when it is fetched
+        checked(part, source.found, config, source.store.uri_of(name))
+    return source
 
 
 def checked(folder: Path, found: str, config: Config, origin: str = "") -> Resume:

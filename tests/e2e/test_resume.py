@@ -114,6 +114,7 @@ def test_a_lost_run_directory_is_fetched_from_its_uri(tmp_path, capsys):
     with pytest.raises(SystemExit):
         run(tmp_path / "other", 200, "--resume", uri, "--seed", "9")
     assert "seed" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
     assert run(tmp_path / "other", 240, "--resume", uri) == EXIT_FINISHED
     assert events(tmp_path / "other", "checkpoint")[0]["reason"] == "resumed"
     assert not (tmp_path / "other" / ".fetched").exists()
