@@ -8,8 +8,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from launch.control.inspection import describe
+from launch.control.inspection import describe, describe_uri
 from launch.control.legacy_steps import legacy_files, rebuild_steps
+from launch.control.remote_store import is_uri
 
 EXIT_SOME_FAILED = 1
 
@@ -25,8 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description="Puts global_update * num_envs * rollout_steps where global_step is 0. "
         "The old file stays as .json.bak; what was rebuilt before is left alone.",
     )
-    for command in (inspect, backfill):
-        command.add_argument("path", type=Path, help="a file, or a folder to search")
+    inspect.add_argument("path", help="a file, a folder, or the URI of a run or a checkpoint")
+    backfill.add_argument("path", help="a file, or a folder to search")
     backfill.add_argument(
         "--assume-rollout-steps",
         type=int,
@@ -37,6 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     backfill.add_argument("--dry-run", action="store_true", help="say what would be written")
     options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
+    if options.command == "inspect" and is_uri(options.path):
+        _inspect(options.path)
+        return
+    options.path = Path(options.path)
     if not options.path.exists():
         parser.error(f"{options.path} does not exist; name a checkpoint, a run or a folder of them")
     if options.command == "inspect":
@@ -49,9 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _backfill(options.path, options.assume_rollout_steps, options.dry_run)
 
 
-def _inspect(path: Path) -> None:
+def _inspect(path: Path | str) -> None:
     try:
-        sys.stdout.write(describe(path))
+        sys.stdout.write(describe_uri(path) if isinstance(path, str) else describe(path))
     except ValueError as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(EXIT_SOME_FAILED) from error

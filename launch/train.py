@@ -148,7 +148,7 @@ def _source(run: RunDirectory) -> str:
         return "starting from nothing"
     kind = "with what fits of" if resume.relaxed else "from"
     return (
-        f"going on {kind} {resume.folder}, found by {resume.found}, {resume.env_steps:,} env steps"
+        f"going on {kind} {resume.source}, found by {resume.found}, {resume.env_steps:,} env steps"
     )
 
 

@@ -13,30 +13,29 @@ import hashlib
 import json
 import logging
 import os
-import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from itertools import count
 from pathlib import Path
 
+from launch.control.manifest import (
+    FORMAT_VERSION,
+    CheckpointError,
+    FileEntry,
+    checked_inventory,
+)
 from replay_service.frame_blocks import Stamp, stamp
 
-FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 COUNTERS = "counters.json"
 METADATA = "metadata.json"
 LATEST = "LATEST"
 BEST = "BEST"
 LARGEST_MANIFEST_BYTES = 50_000_000  # some 300,000 files
-LONGEST_NAME = 250  # characters of a file's path within a checkpoint
+BACKUP_SUFFIX = ".bak"  # of a checkpoint that was brought up to date, as it was before
 _TEMPORARY = ".tmp-"
-_SHA256 = re.compile("[0-9a-f]{64}")
 
 log = logging.getLogger(__name__)
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that can't be used; the message says which file and what to do."""
 
 
 class CheckpointStore:
@@ -55,6 +54,8 @@ class CheckpointStore:
         self._folder = folder
         self._keep = keep
         self._describe = describe
+        # Names that must stay for now although they are surplus; somebody may be reading them.
+        self.held: Callable[[], Collection[str]] = tuple
 
     def begin(self, updates: int, env_steps: int) -> Path:
         """A new empty temporary folder for the children to write into."""
@@ -87,17 +88,29 @@ class CheckpointStore:
         for path in [*files, *(p for p in folder.rglob("*") if p.is_dir()), folder]:
             _fsync(path)
         target = self._unused(folder.name.removeprefix(_TEMPORARY))
-        os.replace(folder, target)
-        _fsync(self._folder)
-        self._point(LATEST, target.name)
+        self._publish(folder, target)
         if is_best:
             self._point(BEST, target.name)
         self._remove_surplus()
         return target
 
+    def adopt(self, folder: Path) -> Path:
+        """Makes the verified checkpoint `folder`, on the same file system, the newest of these."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for path in [*folder.rglob("*"), folder]:
+            _fsync(path)
+        target = self._unused(folder.name)
+        self._publish(folder, target)
+        return target
+
     def newest(self) -> Path | None:
         """The checkpoint committed last, unverified."""
         name = self._pointed(LATEST)
+        return self._folder / name if name in self.names() else None
+
+    def best(self) -> Path | None:
+        """The one that followed the best evaluation, unverified."""
+        name = self._pointed(BEST)
         return self._folder / name if name in self.names() else None
 
     def latest(self) -> Path | None:
@@ -119,7 +132,12 @@ class CheckpointStore:
         if not self._folder.is_dir():
             return []
         found = [p.name for p in self._folder.iterdir() if p.is_dir() and p.name[0] != "."]
-        return sorted(found, reverse=True)
+        return sorted((n for n in found if not n.endswith(BACKUP_SUFFIX)), reverse=True)
+
+    def _publish(self, folder: Path, target: Path) -> None:
+        os.replace(folder, target)
+        _fsync(self._folder)
+        self._point(LATEST, target.name)
 
     def _unused(self, name: str) -> Path:
         """`name`, or where the same counters were saved before, a name that sorts after it."""
@@ -144,7 +162,7 @@ class CheckpointStore:
         _fsync(self._folder)
 
     def _remove_surplus(self) -> None:
-        kept = (self._pointed(LATEST), self._pointed(BEST))
+        kept = (self._pointed(LATEST), self._pointed(BEST), *self.held())
         for name in self.names()[self._keep :]:
             if name not in kept:
                 self._remove(name)
@@ -161,28 +179,11 @@ def verify(folder: Path) -> dict[str, object]:
 
     Raises CheckpointError naming the first file that is missing or differs.
     """
-    manifest = read_json(folder / MANIFEST, largest_bytes=LARGEST_MANIFEST_BYTES)
-    files = manifest.get("files")
-    if not isinstance(files, dict) or COUNTERS not in files:
-        raise CheckpointError(f"{folder / MANIFEST} lists no files; use another checkpoint")
-    for name, expected in files.items():
-        if len(name) > LONGEST_NAME or not name.isprintable():
-            raise CheckpointError(
-                f"{folder / MANIFEST} names a file {name[:50]!r}, which can't be; use another "
-                "checkpoint"
-            )
+    for name, entry in inventory_of(folder).items():
         path = folder / name
-        if not (isinstance(expected, dict) and {"bytes", "sha256"} <= expected.keys()):
-            raise CheckpointError(
-                f"{folder / MANIFEST} is damaged at {name}; use another checkpoint"
-            )
-        if ".." in Path(name).parts or Path(name).is_absolute():
-            raise CheckpointError(
-                f"{folder / MANIFEST} names {name}, outside the checkpoint; use another checkpoint"
-            )
-        if not path.is_file():
+        if not path.is_file() or _is_linked(folder, name):
             raise CheckpointError(f"checkpoint file {path} is missing; use another checkpoint")
-        if not _is_as_listed(path, expected):
+        if not _is_as_listed(path, entry):
             raise CheckpointError(
                 f"checkpoint file {path} differs from its manifest (truncated or damaged); "
                 "use another checkpoint"
@@ -190,9 +191,22 @@ def verify(folder: Path) -> dict[str, object]:
     return read_json(folder / COUNTERS, largest_bytes=LARGEST_MANIFEST_BYTES)
 
 
-def _is_as_listed(path: Path, expected: Mapping[str, object]) -> bool:
+def inventory_of(folder: Path) -> dict[str, FileEntry]:
+    """What the manifest of `folder` lists, checked but for the files. Raises CheckpointError."""
+    path = folder / MANIFEST
+    content = read_json(path, largest_bytes=LARGEST_MANIFEST_BYTES)
+    return checked_inventory(content, str(path), required=COUNTERS)
+
+
+def _is_linked(folder: Path, name: str) -> bool:
+    """By a symbolic link, which could lead anywhere; hard links are files like others."""
+    parts = Path(name).parts
+    return any(folder.joinpath(*parts[: n + 1]).is_symlink() for n in range(len(parts)))
+
+
+def _is_as_listed(path: Path, entry: FileEntry) -> bool:
     try:
-        return path.stat().st_size == expected["bytes"] and _sha256(path) == expected["sha256"]
+        return path.stat().st_size == entry.n_bytes and _sha256(path) == entry.sha256
     except OSError as error:
         raise CheckpointError(f"{path} can't be read: {error}; use another checkpoint") from error
 
@@ -202,13 +216,9 @@ def _known_checksums(previous: Path | None) -> dict[Stamp, str]:
     if previous is None:
         return {}
     try:
-        files = read_json(previous / MANIFEST)["files"]
-        return {
-            stamp(previous / name): entry["sha256"]
-            for name, entry in files.items()
-            if _SHA256.fullmatch(entry["sha256"])
-        }
-    except (CheckpointError, OSError, KeyError, TypeError, AttributeError, ValueError):
+        files = inventory_of(previous)
+        return {stamp(previous / name): entry.sha256 for name, entry in files.items()}
+    except (CheckpointError, OSError):
         return {}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from launch.control.call_book import CallBook, RunFailed
 from launch.control.checkpoint import CheckpointStore
@@ -12,12 +13,16 @@ from launch.control.cut import save_cut
 from launch.control.fleet import Fleet
 from launch.control.progress import Progress
 from launch.control.rate_limiter import RateLimiter
+from launch.control.remote_store import RemoteStore
 from launch.control.reporter import Reporter
 from launch.control.rollback import PERIODIC
 from launch.control.runtime import CallFailed
 from launch.control.shards import ReplayShards
+from launch.control.uploads import Uploads
 
 SECONDS_PER_MINUTE = 60.0
+LAST_REASONS = ("finished", "stopped", "rescued")
+LAST_UPLOAD_TRIES = 2  # no later checkpoint makes up for one that fails
 
 
 class Checkpointer:
@@ -50,6 +55,10 @@ class Checkpointer:
         self._reporter = reporter
         self._may_save = may_save
         self._on_failure = on_failure
+        self._uploads: Uploads | None = None
+        if config.checkpoint_uri:
+            self._uploads = Uploads(RemoteStore(config.checkpoint_uri), config.keep_checkpoints)
+            store.held = self._uploads.held
         self.begin()
 
     def begin(self) -> None:
@@ -76,6 +85,36 @@ class Checkpointer:
             on_failure=self._on_failure,
         )
         self._reporter.event("checkpoint", path=str(path), reason=reason, seconds=seconds)
+        if self._uploads is not None:
+            self._uploads.submit(path, self._store.best())
+            if reason in LAST_REASONS:
+                self._finish_upload(self._uploads, path)
+
+    def tell_of_uploads(self) -> bool:
+        """Writes down what became of uploads since the last call; whether the newest succeeded."""
+        is_uploaded = False
+        for outcome in self._uploads.take_outcomes() if self._uploads is not None else ():
+            self._reporter.event(outcome.kind, **outcome.fields)
+            if outcome.kind != "checkpoint_cleanup_failed":
+                is_uploaded = outcome.is_uploaded
+        return is_uploaded
+
+    def _finish_upload(self, uploads: Uploads, path: Path) -> None:
+        """Waits for the last checkpoint's upload, as long as a stop may take."""
+        until = time.monotonic() + min(self._calls.seconds_left, self._config.stop_budget_s)
+        for attempt in range(LAST_UPLOAD_TRIES):
+            if attempt:
+                uploads.submit(path, self._store.best())
+            if not uploads.wait(until - time.monotonic()):
+                self._reporter.event(
+                    "checkpoint_upload_failed",
+                    checkpoint=path.name,
+                    cause=f"not done within control.stop_budget_s={self._config.stop_budget_s:g}; "
+                    f"the checkpoint is in {path}",
+                )
+                return
+            if self.tell_of_uploads():
+                return
 
     def save_or_go_on(self) -> None:
         """One of the periodic ones: a disk that is full now may have room a period later.

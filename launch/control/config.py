@@ -12,6 +12,9 @@ class ControlConfig:
     checkpoint_every_env_steps: int = 2_000  # env steps between checkpoints; lower loses less
     checkpoint_every_min: float = 10.0  # minutes between checkpoints at most; lower loses less
     keep_checkpoints: int = 2  # newest checkpoints kept on disk, beside the best evaluation's
+    # fsspec URI (file://, s3://, gs://, ...) or shared folder that each checkpoint is copied to
+    # beside training, and gone on from where the run directory has none; empty copies nothing
+    checkpoint_uri: str = ""
     collect_deadline_s: float = 120.0  # an env actor silent for longer is replaced
     call_deadline_s: float = 300.0  # any other child silent for longer has failed
     bad_updates_before_rollback: int = 8  # updates in a row with NaN or infinity; lower acts sooner

@@ -191,6 +191,7 @@ class Controller:
         self._tuning.issue(has_data=self.limiter.inserted >= self.limiter.min_positions)
         self._refreshes.issue()
         self._evaluating.issue()
+        self._checkpointer.tell_of_uploads()
         is_wanted = self._checkpointer.is_due or self._supervisor.wants_checkpoint
         if is_wanted and self._supervisor.can_save:
             self.drain()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from launch.control.checkpoint import (
 )
 from launch.control.legacy_steps import read_legacy
 from launch.control.metadata import read_metadata
-from launch.control.resume import CONFIG_FILE
+from launch.control.remote_store import RemoteStore, StoreError
+from launch.control.resume import CONFIG_FILE, find_elsewhere
 from launch.control.stored_settings import read_settings_file
 
 DEEPEST = 20  # levels of a file that are shown
@@ -40,6 +42,29 @@ def describe(path: Path) -> str:
             "checkpoints/), nor the .json file of a legacy checkpoint"
         )
     return "\n".join(lines) + "\n"
+
+
+def describe_uri(uri: str) -> str:
+    """The same of a run's or a checkpoint's URI; every file is fetched once, to be checked.
+
+    ValueError if there is nothing, or the store can't be used.
+    """
+    source = find_elsewhere(uri, "inspect")
+    if source is None:
+        raise ValueError(f"{uri} holds no checkpoint")
+    lines = [f"{len(source.names)} checkpoints in {source.store.uri}"]
+    for name in source.names:
+        lines.append(_fetched(source.store, name))
+    return "\n".join(lines) + "\n"
+
+
+def _fetched(store: RemoteStore, name: str) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            _, *lines = _checkpoint(store.fetch(name, Path(folder)))
+        except (CheckpointError, StoreError) as error:
+            return f"{store.uri_of(name)}\n  NOT USABLE: {error}"
+    return "\n".join([store.uri_of(name), *lines])
 
 
 def _checkpoint(path: Path) -> Iterator[str]:

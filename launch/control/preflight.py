@@ -14,6 +14,7 @@ from actors.search.contexts import pool_sizes
 from launch.config import Config, ConfigError
 from launch.control.fleet import search_seats
 from launch.control.pacing import make_limiter
+from launch.control.remote_store import RemoteStore, StoreError
 from learner.language.losses import NEEDS_ADVANTAGES
 from learner.language.model_folder import resolve_model
 from learner.language.prompt_config import read_examples
@@ -56,6 +57,11 @@ def preflight(config: Config, console: Console) -> tuple[GameSpec, str]:
         )
     if config.run_dir is not None:
         check_writable(config.run_dir)
+    if config.control.checkpoint_uri:
+        try:
+            RemoteStore(config.control.checkpoint_uri).check_writable()
+        except StoreError as error:
+            raise ConfigError(f"control.checkpoint_uri: {error}") from error
     return spec, device
 
 

@@ -87,7 +87,7 @@ class Reporter:
 
     def resumed(self, resume: Resume, learner: Mapping[str, FileMatch] | None) -> None:
         """`learner`: of a relaxed resume, what became of the keys in each file."""
-        fields = {"source": str(resume.folder), "found_by": resume.found}
+        fields = {"source": resume.source, "found_by": resume.found}
         self.event("resumed", **fields, relaxed=resume.relaxed, env_steps=resume.env_steps)
         if learner is not None:
             path = write_report(self._run_dir, resume, learner)

@@ -7,6 +7,7 @@ written here.
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from launch.control.checkpoint import (
 )
 from launch.control.counters import Counters, checked_counters
 from launch.control.metadata import read_metadata
+from launch.control.remote_store import RemoteStore, StoreError, is_uri
 from launch.control.run_search import CHECKPOINTS_FOLDER, MOST_ENTRIES, RunSearch, is_in_use
 from launch.control.stored_settings import (
     BOUND_TO_ADAPTER,
@@ -34,6 +36,7 @@ from launch.control.stored_settings import (
 CONFIG_FILE = "config.yaml"
 RUNS_ROOT = Path("runs")
 OWN = "the run directory"
+OWN_COPY = "control.checkpoint_uri"
 # Settings that replay's content depends on: with others it can't be read, or means something else.
 REPLAY_BOUND = ("env.", "targets.", "replay.")
 
@@ -44,6 +47,7 @@ class Resume:
 
     found: where it was found, for people
     counters: of the checkpoint, checked
+    origin: the URI that it was fetched from, "" if from none
     relaxed: what does not fit is left out and reported instead of refused
     differences: settings that differ although they should not; () unless relaxed
     """
@@ -53,6 +57,12 @@ class Resume:
     counters: Counters
     relaxed: bool = False
     differences: tuple[str, ...] = ()
+    origin: str = ""
+
+    @property
+    def source(self) -> str:
+        """Where it came from, for people."""
+        return self.origin or str(self.folder)
 
     @property
     def env_steps(self) -> int:
@@ -66,7 +76,7 @@ class Resume:
     @property
     def is_branch(self) -> bool:
         """What the run begins with is not what its own newest checkpoint holds."""
-        return self.relaxed or self.found != OWN
+        return self.relaxed or self.found not in (OWN, OWN_COPY)
 
     @property
     def keeps_replay(self) -> bool:
@@ -79,7 +89,16 @@ class Resume:
         return (self.folder / "language").is_dir() and not differs
 
 
-def choose_source(run_dir: Path, config: Config) -> Resume | None:
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """Checkpoints to go on from that are to be fetched first, the one to try first first."""
+
+    store: RemoteStore
+    names: list[str]
+    found: str
+
+
+def choose_source(run_dir: Path, config: Config) -> Resume | Elsewhere | None:
     """The checkpoint that `config.resume` asks for, None to start from nothing.
 
     Raises ConfigError if there is none but must be, or if its settings differ.
@@ -91,12 +110,25 @@ def choose_source(run_dir: Path, config: Config) -> Resume | None:
                 f"run_dir {run_dir} already holds a run and resume is 'never'; "
                 "choose another --run-dir, or --resume auto to go on with it"
             )
+        if find_elsewhere(config.control.checkpoint_uri, OWN_COPY) is not None:
+            raise ConfigError(
+                f"control.checkpoint_uri {config.control.checkpoint_uri} already holds a run and "
+                "resume is 'never'; choose another, or --resume auto to go on with it"
+            )
         return None
+    if is_uri(config.resume):
+        source = find_elsewhere(config.resume, "--resume")
+        if source is None:
+            raise ConfigError(f"resume {config.resume!r} holds no checkpoint; check the address")
+        return _fitting(source, config)
     if is_path(config.resume):
-        return _checked(_named(config), "--resume", config)
+        return checked(_named(config), "--resume", config)
     newest = store.latest()
     if newest is not None:
-        return _checked(newest, OWN, config)
+        return checked(newest, OWN, config)
+    source = find_elsewhere(config.control.checkpoint_uri, OWN_COPY)
+    if source is not None:
+        return _fitting(source, config)
     if store.names():
         raise ConfigError(
             f"none of the {len(store.names())} checkpoints in {run_dir} can be used (see the "
@@ -164,7 +196,34 @@ def _named(config: Config) -> Path:
     return newest
 
 
-def _checked(folder: Path, found: str, config: Config) -> Resume:
+def find_elsewhere(uri: str, found: str) -> Elsewhere | None:
+    """What there is below `uri`, a run's or a checkpoint's; None if there is nothing."""
+    if not uri:
+        return None
+    run, _, name = uri.rstrip("/").rpartition(f"/{CHECKPOINTS_FOLDER}/")
+    try:
+        store = RemoteStore(run if run and "/" not in name else uri)
+        names = store.names()
+    except StoreError as error:
+        raise ConfigError(f"{found}: {error}") from error
+    if run and "/" not in name:
+        names = [name] if name in names else []
+    return Elsewhere(store, names, found) if names else None
+
+
+def _fitting(source: Elsewhere, config: Config) -> Elsewhere:
+    """`source`, unless its first one says that its settings differ: ConfigError then."""
+    name = source.names[0]
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            part = source.store.fetch(name, Path(folder), only=(COUNTERS, METADATA))
+        except (CheckpointError, StoreError):
+            return source  # passed over, with a warning, when it is fetched
+        checked(part, source.found, config, source.store.uri_of(name))
+    return source
+
+
+def checked(folder: Path, found: str, config: Config, origin: str = "") -> Resume:
     """For a checkpoint that was verified."""
     try:
         counters = checked_counters(read_json(folder / COUNTERS), folder / COUNTERS)
@@ -172,11 +231,11 @@ def _checked(folder: Path, found: str, config: Config) -> Resume:
         raise ConfigError(str(error)) from error
     differing = differences(stored_settings(folder), config)
     if differing and not config.resume_relaxed:
-        raise ConfigError(_refusal(folder, differing))
-    return Resume(folder, found, counters, config.resume_relaxed, tuple(differing))
+        raise ConfigError(_refusal(origin or str(folder), differing))
+    return Resume(folder, found, counters, config.resume_relaxed, tuple(differing), origin)
 
 
-def _refusal(folder: Path, differing: list[str]) -> str:
+def _refusal(folder: str, differing: list[str]) -> str:
     return (
         f"{folder} was trained with other settings:\n  "
         + "\n  ".join(differing)
@@ -195,7 +254,7 @@ def _of_another_run(run_dir: Path, config: Config) -> Resume:
         try:
             candidate = _candidate(run, config)
             if candidate is not None:
-                return _checked(candidate, f"a search of {root}", config)
+                return checked(candidate, f"a search of {root}", config)
         except ConfigError as error:
             refused.append(str(error))
     bound = "" if search.is_complete else f", as far as {MOST_ENTRIES:,} directory entries reach"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -13,10 +14,12 @@ import yaml
 
 from launch.config import Config, ConfigError, to_dict
 from launch.control.checkpoint import CheckpointStore
+from launch.control.fetching import FETCHED_FOLDER, fetch
 from launch.control.metadata import describe
 from launch.control.resume import (
     CONFIG_FILE,
     RUNS_ROOT,
+    Elsewhere,
     Resume,
     choose_source,
     is_path,
@@ -54,6 +57,7 @@ class RunDirectory:
         os.replace(temporary, self.path / SUMMARY_FILE)
 
     def close(self) -> None:
+        shutil.rmtree(self.path / FETCHED_FOLDER, ignore_errors=True)
         os.close(self._lock)
 
 
@@ -64,7 +68,7 @@ def open_run(preset: str, config: Config) -> RunDirectory:
     be continued, or was made with settings that differ in more than SAFE_TO_CHANGE.
     """
     path = run_path(preset, config)
-    resume = choose_source(path, config)
+    source = choose_source(path, config)
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock = os.open(path / LOCK_FILE, os.O_CREAT | os.O_RDWR, 0o644)
@@ -79,6 +83,11 @@ def open_run(preset: str, config: Config) -> RunDirectory:
         raise ConfigError(
             f"run_dir {path} is in use by another run; wait for it or choose another --run-dir"
         ) from error
+    try:
+        resume = fetch(source, path, config) if isinstance(source, Elsewhere) else source
+    except ConfigError:
+        os.close(lock)
+        raise
     temporary = path / f".{CONFIG_FILE}"
     temporary.write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
     os.replace(temporary, path / CONFIG_FILE)

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+import grpc
 import psutil
 from ray._private import internal_api
 
@@ -27,14 +28,22 @@ class ObjectStore:
     def __init__(self, driver_pid: int) -> None:
         """ValueError if no raylet runs below the driver."""
         self._state = internal_api.get_state_from_address(_gcs_address(driver_pid))
+        self._last = StoreFigures(0, 0, 0)
 
     def figures(self) -> StoreFigures:
-        stats: Any = internal_api.get_memory_info_reply(self._state).store_stats
-        return StoreFigures(
+        """Those of before while Ray waits for a worker that is stopped; `spilled` misses nothing,
+        since it is a total.
+        """
+        try:
+            stats: Any = internal_api.get_memory_info_reply(self._state).store_stats
+        except grpc.RpcError:
+            return self._last
+        self._last = StoreFigures(
             used_bytes=stats.object_store_bytes_used,
             n_objects=stats.num_local_objects,
             spilled_bytes=stats.spilled_bytes_total,
         )
+        return self._last
 
 
 def _gcs_address(driver_pid: int) -> str:

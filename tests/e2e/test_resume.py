@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -96,3 +97,24 @@ def test_a_relaxed_resume_takes_over_what_fits(old, tmp_path, capsys, changed, r
     # From its own checkpoint it goes on like any run, exactly.
     assert run(new, 280, *changed) == EXIT_FINISHED
     assert not events(new, "resumed")[-1]["relaxed"]
+
+
+def test_a_lost_run_directory_is_fetched_from_its_uri(tmp_path, capsys):
+    uri = f"file://{tmp_path}/elsewhere"
+    more = ("--control.checkpoint-uri", uri)
+    assert run(tmp_path / "run", 120, *more) == EXIT_FINISHED
+    assert events(tmp_path / "run", "checkpoint_uploaded")
+    steps = summary(tmp_path / "run")["env_steps"]
+    shutil.rmtree(tmp_path / "run")
+    assert run(tmp_path / "run", 200, *more) == EXIT_FINISHED
+    (resumed,) = events(tmp_path / "run", "resumed")
+    assert resumed["source"].startswith(f"{uri}/checkpoints/step-")
+    assert resumed["env_steps"] == steps and resumed["found_by"] == "control.checkpoint_uri"
+    assert f"going on from {uri}" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        run(tmp_path / "other", 200, "--resume", uri, "--seed", "9")
+    assert "seed" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+    assert run(tmp_path / "other", 240, "--resume", uri) == EXIT_FINISHED
+    assert events(tmp_path / "other", "checkpoint")[0]["reason"] == "resumed"
+    assert not (tmp_path / "other" / ".fetched").exists()

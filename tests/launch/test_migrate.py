@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from launch.control.checkpoint import CheckpointStore
 from launch.control.legacy_steps import rebuild_steps
+from launch.control.remote_store import RemoteStore
 from launch.migrate import main
 
 LEGACY = {
@@ -186,3 +187,22 @@ def test_inspect_shows_checkpoints_runs_and_what_is_broken(tmp_path, capsys):
     with pytest.raises(SystemExit, match="1"):
         main(["inspect", str(tmp_path / "legacy")])
     assert "neither a checkpoint" in capsys.readouterr().err
+
+
+def test_inspect_shows_what_a_uri_holds(tmp_path, capsys):
+    store = CheckpointStore(tmp_path / "checkpoints", keep=3)
+    remote = RemoteStore(f"file://{tmp_path}/elsewhere")
+    for step in (100, 200):
+        folder = store.begin(step, step)
+        (folder / "model.bin").write_bytes(b"x" * step)
+        remote.upload(store.commit(folder, {"progress": {"env_steps": step}}, reason="test"))
+    broken = remote.inventory(remote.names()[0])["model.bin"].sha256
+    (tmp_path / "elsewhere" / "objects" / broken).write_bytes(b"y" * 200)
+    main(["inspect", remote.uri])
+    shown = capsys.readouterr().out
+    assert "2 checkpoints" in shown and "env_steps: 100" in shown and "NOT USABLE" in shown
+    main(["inspect", remote.uri_of(remote.names()[1])])
+    assert "1 checkpoints" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="1"):
+        main(["inspect", f"file://{tmp_path}/nothing"])
+    assert "holds no checkpoint" in capsys.readouterr().err
