@@ -1,11 +1,15 @@
-"""Settings of a game world; Mario's own settings are checked here, and ignored for other ids."""
+"""Settings of a game world; a game's own settings are ignored for other ids."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from actors.envs.checks import check_choice, check_range
+from actors.envs.text_config import TextConfig
 
 MARIO_ID = "WarpZone/Mario-v0"
+TEXTWORLD_ID = "WarpZone/TextWorld-v0"
 ACTION_SETS = ("right_only", "simple", "complex")
 SIZES = (64, 84, 96)
 COLORS = ("gray", "rgb")
@@ -32,19 +36,6 @@ def check_stages(stages: tuple[str, ...], field: str = "env.stages") -> None:
         check_stage(stage, field)
 
 
-def check_choice(field: str, value: object, allowed: tuple[object, ...]) -> None:
-    """Raises ValueError unless `value` is one of `allowed`."""
-    if value not in allowed:
-        names = ", ".join(str(choice) for choice in allowed)
-        raise ValueError(f"{field} must be one of {names}; got {value!r}")
-
-
-def check_range(field: str, value: int, low: int, high: int) -> None:
-    """Raises ValueError unless `value` is a whole number in [low, high]."""
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise ValueError(f"{field} must be a whole number from {low} to {high}, got {value!r}")
-
-
 @dataclass(frozen=True, slots=True)
 class EnvConfig:
     """Which game is played and how it is shown; on the command line the fields are `--env.*`."""
@@ -61,6 +52,8 @@ class EnvConfig:
     noop_max: int = 30  # up to so many idle frames at the start of an episode; 0 = always alike
     stall_steps: int = 150  # truncate after so many steps without new progress
     rom: str | None = None  # path of the ROM; None = the one in gym-super-mario-bros
+
+    text: TextConfig = field(default_factory=TextConfig)  # text worlds only
 
     def __post_init__(self) -> None:
         if not self.id:
