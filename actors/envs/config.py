@@ -10,6 +10,7 @@ from actors.envs.text_config import TextConfig
 
 MARIO_ID = "WarpZone/Mario-v0"
 TEXTWORLD_ID = "WarpZone/TextWorld-v0"
+JERICHO_ID = "WarpZone/Jericho-v0"
 ACTION_SETS = ("right_only", "simple", "complex")
 SIZES = (64, 84, 96)
 COLORS = ("gray", "rgb")
@@ -53,6 +54,7 @@ class EnvConfig:
     stall_steps: int = 150  # truncate after so many steps without new progress
     rom: str | None = None  # path of the ROM; None = the one in gym-super-mario-bros
 
+    game: str | None = None  # Jericho only: path of a story file that you own
     text: TextConfig = field(default_factory=TextConfig)  # text worlds only
 
     def __post_init__(self) -> None:
@@ -61,6 +63,11 @@ class EnvConfig:
         check_range("env.frame_stack", self.frame_stack, 1, 16)
         check_choice("env.color", self.color, COLORS)
         check_range("env.size", self.size, 16, 256)
+        if self.id == JERICHO_ID and not self.game:
+            raise ValueError(
+                "env.game is empty; name the story file (.z3 to .z8) of a game that you own with "
+                "--env.game PATH"
+            )
         if self.is_mario:
             check_choice("env.size", self.size, SIZES)
             check_stages(self.stages)

@@ -7,7 +7,7 @@ import difflib
 import gymnasium
 from gymnasium.envs.registration import load_env_creator
 
-from actors.envs.config import MARIO_ID, TEXTWORLD_ID, EnvConfig
+from actors.envs.config import JERICHO_ID, MARIO_ID, TEXTWORLD_ID, EnvConfig
 from actors.envs.text_config import TextConfig
 
 
@@ -46,7 +46,9 @@ def _draws(spec: gymnasium.envs.registration.EnvSpec) -> bool:
 def _own_settings(config: EnvConfig) -> dict[str, object]:
     if config.id == MARIO_ID:
         return _mario_settings(config)
-    return _textworld_settings(config.text) if config.id == TEXTWORLD_ID else {}
+    if config.id == TEXTWORLD_ID:
+        return _textworld_settings(config.text)
+    return _jericho_settings(config) if config.id == JERICHO_ID else {}
 
 
 def _textworld_settings(config: TextConfig) -> dict[str, object]:
@@ -58,6 +60,16 @@ def _textworld_settings(config: TextConfig) -> dict[str, object]:
         "max_commands": config.max_commands,
         "max_steps": config.max_steps,
         "history": config.history,
+    }
+
+
+def _jericho_settings(config: EnvConfig) -> dict[str, object]:
+    return {
+        "game": config.game,
+        "max_commands": config.text.max_commands,
+        "max_steps": config.text.max_steps,
+        "history": config.text.history,
+        "limit_s": config.text.command_limit_s,
     }
 
 

@@ -45,6 +45,7 @@ class TextConfig:
     cache: str | None = None  # folder of the games; None = warpzone in the user's cache folder
 
     max_commands: int = 1_000  # refuse games whose commands are more; each is an action
+    command_limit_s: float = 20.0  # Jericho: kill a game that takes longer to answer
     max_steps: int = 50  # truncate after so many commands
     history: int = 2  # earlier commands with their replies in the observation
 
@@ -58,6 +59,11 @@ class TextConfig:
         check_range("env.text.max_steps", self.max_steps, 1, 100_000)
         check_range("env.text.history", self.history, 0, 20)
         check_range("env.text.max_tokens", self.max_tokens, 8, 8_192)
+        if not 0.1 <= self.command_limit_s <= 3_600.0:
+            raise ValueError(
+                "env.text.command_limit_s must lie in [0.1, 3600] seconds, "
+                f"got {self.command_limit_s}"
+            )
         if not self.encoder:
             raise ValueError(
                 "env.text.encoder is empty; use 'hashed' or name a Hugging Face encoder"

@@ -1,10 +1,17 @@
 """A short run on a real text game, with the same loop, search, replay and learner as Mario."""
 
 import json
+import os
 import shlex
+import signal
+import threading
+import time
 
+import gymnasium
+import psutil
 import pytest
 
+from actors.envs.textworld_games import find_games
 from launch import train
 
 pytest.importorskip("textworld", reason="needs TextWorld: EXTRAS=text make setup")
@@ -53,3 +60,40 @@ def test_too_many_commands_end_the_start_with_the_setting(tmp_path, cache, capsy
         raise SystemExit(train.main([*words, "--run-dir", str(tmp_path)]))
     assert stop.value.code == 2
     assert "env.text.max_commands is 3" in capsys.readouterr().err
+
+
+def story_processes() -> list[psutil.Process]:
+    children = psutil.Process().children()
+    return [c for c in children if any("jericho_child" in word for word in c.cmdline())]
+
+
+def freeze_story_processes(run_dir) -> None:
+    """For good, all at once, when the first episode is over."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if (run_dir / "events.jsonl").exists() and events(run_dir, "episode_end"):
+            for child in story_processes():
+                os.kill(child.pid, signal.SIGSTOP)
+            return
+        time.sleep(0.05)
+
+
+def test_a_jericho_game_that_hangs_costs_an_episode_and_no_more(tmp_path, cache):
+    """A file that TextWorld compiled, with given commands: no known game may be in a repository."""
+    pytest.importorskip("jericho", reason="needs jericho: EXTRAS=text make setup")
+    story = find_games("coin_collector", ["level=2"], [0], cache)[0].story
+    given = ("go north", "go east", "go south", "go west", "take coin", "look")
+    settings = {"game": str(story), "commands": given, "max_commands": 20, "limit_s": 2.0}
+    if "Test/Story-v0" not in gymnasium.registry:
+        gymnasium.register(
+            "Test/Story-v0", entry_point="actors.envs.jericho_env:JerichoEnv", kwargs=settings
+        )
+    stopper = threading.Thread(target=freeze_story_processes, args=(tmp_path,))
+    stopper.start()
+    words = [*SMALL, "--runtime", "serial", "--env", "Test/Story-v0", "--run-dir", str(tmp_path)]
+    assert train.main([*words, "--total-env-steps", "400"]) == 0
+    stopper.join()
+    reasons = [episode["reason"] for episode in events(tmp_path, "episode_end")]
+    # One of each game that was playing; those that started anew went on to their ends.
+    assert reasons.count("hung") == 2
+    assert reasons[-1] == "truncated"
