@@ -48,8 +48,9 @@ def test_a_run_collects_learns_resumes_and_evaluates(tmp_path, cache):
     assert len(events(tmp_path, "evaluation")) >= 2
 
 
-def test_a_run_with_ray_does_the_same(tmp_path, cache):
-    words = [*SMALL, "--acting.num-actors", "2", "--env.text.cache", cache]
+@pytest.mark.parametrize("mode", ["local", "served"])
+def test_a_run_with_ray_does_the_same(tmp_path, cache, mode):
+    words = [*SMALL, "--acting.num-actors", "2", "--env.text.cache", cache, "--search.mode", mode]
     assert train.main([*words, "--run-dir", str(tmp_path)]) == 0
     assert {episode["level"] for episode in events(tmp_path, "episode_end")} == {"coin_collector-0"}
 

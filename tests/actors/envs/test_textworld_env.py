@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import subprocess
 import sys
 import warnings
@@ -163,6 +164,26 @@ def test_processes_that_want_the_same_game_make_it_once(tmp_path):
     assert [child.wait() for child in children] == [0, 0, 0]
     folders = [path.name for path in tmp_path.iterdir() if path.is_dir()]
     assert len(folders) == 1 and folders[0].startswith("treasure_hunter-4-")
+
+
+def test_generation_says_so_on_a_terminal_and_only_there(tmp_path):
+    code = (
+        "import sys; from actors.envs.textworld_games import find_games;"
+        "find_games('treasure_hunter', [], [4], sys.argv[1])"
+    )
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", code]
+    terminal, child_end = pty.openpty()
+    subprocess.run(
+        [*command, str(tmp_path / "a")], check=True, env=environ, cwd=ROOT, stderr=child_end
+    )
+    os.close(child_end)
+    told = os.read(terminal, 10_000).decode()
+    assert "[env] generating TextWorld game 1 of 1 (treasure_hunter, seed 4)" in told
+    os.close(terminal)
+    piped = [*command, str(tmp_path / "b")]
+    done = subprocess.run(piped, check=True, env=environ, cwd=ROOT, capture_output=True, text=True)
+    assert "generating" not in done.stderr
 
 
 def test_a_game_that_was_half_written_is_made_again(tmp_path):
