@@ -2,6 +2,7 @@
 # make test  [ARGS="tests/..."]  set up if needed, then run the tests
 # make chaos [ARGS="--seed 7"]   kill processes of a small run for ten minutes
 # make setup | lint | lock       PYTHON=... names the Python 3.11 to use
+# EXTRAS=text before any of these adds what text games need
 
 PYTHON := $(or $(PYTHON),$(shell command -v python3.11 || command -v python3))
 BIN := .venv/bin
@@ -35,3 +36,5 @@ lock:
 		--overrides requirements/cpu_excluded.in --find-links $(TORCH_WHEELS)
 	$(COMPILE) $(UPGRADE) requirements/gpu.in -o requirements/gpu.txt \
 		--overrides requirements/gpu_excluded.in
+	$(COMPILE) $(UPGRADE) requirements/text.in -o requirements/text.txt \
+		--constraints requirements/cpu.txt --find-links $(TORCH_WHEELS)

@@ -60,7 +60,7 @@ class CollectReport:
 
 def end_reason(info: dict[str, object], terminated: bool) -> str:
     """Why an episode ended, in one word, from what the environment says."""
-    for reason in ("flag", "death", "stall"):
+    for reason in ("flag", "death", "stall", "won", "lost", "hung"):
         if info.get(reason):
             return reason
     return "terminated" if terminated else "truncated"

@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PYTHON_VERSION = (3, 11)
 DEVICES = ("cpu", "cuda")
 LOCKS = {"cpu": "requirements/cpu.txt", "cuda": "requirements/gpu.txt"}
+EXTRAS = {"text": "requirements/text.txt"}  # on top of either, by EXTRAS=text
 # Where a plain PyPI machine finds the CPU build of torch; asked only if the user's index has none.
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 STAMP_NAME = "warpzone-setup.json"
@@ -68,6 +69,18 @@ def choose_device(
     if driver():
         return "cuda", "an NVIDIA driver was found"
     return "cpu", "no NVIDIA driver was found"
+
+
+def choose_extras(environ: Mapping[str, str]) -> list[str]:
+    """The extras named in EXTRAS, with commas or spaces between them."""
+    wanted = environ.get("EXTRAS", "").replace(",", " ").split()
+    for extra in wanted:
+        if extra not in EXTRAS:
+            raise SetupError(
+                f"EXTRAS={extra!r} is not an extra; there are: {', '.join(EXTRAS)}.\n"
+                "Name one of these, or unset it to install none."
+            )
+    return sorted(set(wanted))
 
 
 def probe_version(executable: str) -> tuple[int, int] | None:
@@ -229,13 +242,42 @@ def install(root: Path, venv: Path, device: str, python: str) -> None:
         raise pip_failed("this project", log)
 
 
+def extra_pins(root: Path, device: str, extra: str) -> list[str]:
+    """What an extra adds to the device's lock, whose versions stay."""
+    held = {pin.split("==")[0] for pin in read_pins(root / LOCKS[device])}
+    return [pin for pin in read_pins(root / EXTRAS[extra]) if pin.split("==")[0] not in held]
+
+
+def add_extra(root: Path, venv: Path, device: str, extra: str) -> None:
+    """Install an extra into a complete `venv`, unless it is there."""
+    pins = extra_pins(root, device, extra)
+    stamp = venv / f"warpzone-extra-{extra}.txt"  # goes with the environment when that is rebuilt
+    content = "\n".join(pins) + "\n"
+    if stamp.is_file() and stamp.read_text() == content:
+        return
+    say(f"{len(pins)} packages for EXTRAS={extra} ...")
+    log = venv / LOG_NAME
+    pip = [str(venv / "bin" / "python"), "-m", "pip", "install", "--no-deps", "--no-input"]
+    if run_logged([*pip, "--disable-pip-version-check", *pins], log, len(pins)) != 0:
+        raise pip_failed(EXTRAS[extra], log)
+    stamp.write_text(content)
+
+
 def setup(root: Path, environ: Mapping[str, str]) -> None:
+    extras = choose_extras(environ)
+    device = set_up_base(root, environ)
+    for extra in extras:
+        add_extra(root, root / ".venv", device, extra)
+
+
+def set_up_base(root: Path, environ: Mapping[str, str]) -> str:
+    """Everything but the extras; returns the device it is for."""
     device, reason = choose_device(environ)
     python = find_python(sys.version_info[:2], sys.executable)
     venv = root / ".venv"
     stamp = wanted_stamp(root, device, ".".join(map(str, PYTHON_VERSION)))
     if is_ready(venv, stamp):
-        return
+        return device
     check_machine()
     with Path(__file__).open() as lock_file:
         try:
@@ -244,12 +286,13 @@ def setup(root: Path, environ: Mapping[str, str]) -> None:
             say("another set-up of this checkout is running; waiting for it")
             fcntl.flock(lock_file, fcntl.LOCK_EX)
         if is_ready(venv, stamp):
-            return
+            return device
         started = time.monotonic()
         say(f"installing for {device}: {reason}")
         install(root, venv, device, python)
         write_stamp(venv, stamp)
         say(f"ready in {time.monotonic() - started:.0f} s")
+    return device
 
 
 def main() -> int:

@@ -35,16 +35,24 @@ def unpack_json(packed: NDArray[np.generic]) -> Any:
 class GameSpec:
     """What replay and the world model must know of an environment."""
 
-    obs_shape: tuple[int, ...]  # one frame: (C, H, W) for images, (D,) for vectors
-    obs_dtype: str  # "uint8" for images, "float32" for vectors
+    obs_shape: tuple[int, ...]  # one frame: (C, H, W) for images, (D,) for vectors, (L,) for texts
+    obs_dtype: str  # "uint8" for images, "float32" for vectors, "int32" for token ids of texts
     n_actions: int
     frame_stack: int = 1  # frames joined along the first axis to make one observation
+    n_tokens: int = 0  # of texts: ids lie in 0 .. n_tokens - 1, 0 fills up to L; else 0
+    text_encoder: str = ""  # of texts: what made the ids, and so what reads them; else ""
 
     def __post_init__(self) -> None:
         if len(self.obs_shape) not in (1, 3):
             raise ValueError(f"obs_shape must be (D,) or (C, H, W), got {self.obs_shape}")
-        if self.obs_dtype not in ("uint8", "float32"):
-            raise ValueError(f"obs_dtype must be uint8 or float32, got {self.obs_dtype!r}")
+        if self.obs_dtype not in ("uint8", "float32", "int32"):
+            raise ValueError(f"obs_dtype must be uint8, float32 or int32, got {self.obs_dtype!r}")
+        if self.is_text != (self.n_tokens > 1) or (self.is_text and len(self.obs_shape) != 1):
+            raise ValueError(
+                "obs_dtype int32 is for texts of shape (L,) with n_tokens of at least 2, other "
+                f"observations have n_tokens 0; got {self.obs_dtype}, {self.obs_shape}, "
+                f"{self.n_tokens}"
+            )
         if self.n_actions < 1 or self.frame_stack < 1:
             raise ValueError(
                 f"n_actions and frame_stack must be positive, got {self.n_actions}, "
@@ -54,6 +62,10 @@ class GameSpec:
     @property
     def is_image(self) -> bool:
         return len(self.obs_shape) == 3
+
+    @property
+    def is_text(self) -> bool:
+        return self.obs_dtype == "int32"
 
     @property
     def stacked_shape(self) -> tuple[int, ...]:

@@ -69,6 +69,11 @@ def check_segment(segment: object, spec: GameSpec) -> None:
     _check_layout(segment, spec)
     _check_texts(segment, spec)
     _check_values(segment)
+    if spec.is_text and not 0 <= segment.obs.min() <= segment.obs.max() < spec.n_tokens:
+        raise ValueError(
+            f"obs holds token ids from {segment.obs.min()} to {segment.obs.max()}, "
+            f"expected 0..{spec.n_tokens - 1}"
+        )
     _check_choices(segment, spec)
     if not segment.verify():
         raise ValueError("checksum does not match the content")

@@ -253,8 +253,9 @@ def _check_state(replay: Replay, state: dict[str, Any], path: Path) -> None:
         raise ValueError(f"{path} lacks {', '.join(missing)}")
     if not isinstance(state["spec"], dict):
         raise ValueError(f"{path}: spec is {type(state['spec']).__name__}, expected an object")
-    saved_spec = {name: _plain(value) for name, value in state["spec"].items()}
-    state["spec"] = saved_spec
+    # Texts came later: what lacks their fields holds none.
+    saved_spec = {"n_tokens": 0, "text_encoder": ""} | state["spec"]
+    state["spec"] = {name: _plain(value) for name, value in saved_spec.items()}
     expected["spec"] = {name: _plain(value) for name, value in asdict(replay.spec).items()}
     version = state["format_version"]
     if type(version) is not int or version not in READABLE_VERSIONS:

@@ -134,10 +134,13 @@ def check_rows(
 
 
 def _check_frames(replay: Replay, high_slot: int) -> None:
-    if replay.spec.obs_dtype == "uint8":
+    spec = replay.spec
+    if spec.obs_dtype == "uint8":
         return  # any byte is a pixel
     for start in range(0, high_slot, _CHUNK_ROWS):
         frames = replay.ring.frames.frames[start : min(start + _CHUNK_ROWS, high_slot)]
+        if spec.is_text and not bool(((frames >= 0) & (frames < spec.n_tokens)).all()):
+            raise ValueError(f"obs holds a token id outside 0..{spec.n_tokens - 1}")
         if not bool(torch.isfinite(frames).all()):
             raise ValueError("obs holds NaN or infinity")
 

@@ -102,7 +102,7 @@ BatchHandles: TypeAlias = Handles | tuple[Handles, ...]
 class Batch:
     """B windows of H unroll steps (and n bootstrap steps), A actions; all tensors on one device.
 
-    obs:                [B, H+n, *stacked_shape] uint8 or float32, o_T repeated beyond an end
+    obs:                [B, H+n, *stacked_shape] uint8, float32 or int32, o_T repeated beyond an end
     action:             [B, H+n-1] int64, random beyond an end
     reward:             [B, H] float32, 0 beyond an end
     n_step_return:      [B, H] float32, sum of gamma^i r_{k+i}, i < m = min(n, steps to the end)

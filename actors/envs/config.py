@@ -1,11 +1,16 @@
-"""Settings of a game world; Mario's own settings are checked here, and ignored for other ids."""
+"""Settings of a game world; a game's own settings are ignored for other ids."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from actors.envs.checks import check_choice, check_range
+from actors.envs.text_config import TextConfig
 
 MARIO_ID = "WarpZone/Mario-v0"
+TEXTWORLD_ID = "WarpZone/TextWorld-v0"
+JERICHO_ID = "WarpZone/Jericho-v0"
 ACTION_SETS = ("right_only", "simple", "complex")
 SIZES = (64, 84, 96)
 COLORS = ("gray", "rgb")
@@ -32,19 +37,6 @@ def check_stages(stages: tuple[str, ...], field: str = "env.stages") -> None:
         check_stage(stage, field)
 
 
-def check_choice(field: str, value: object, allowed: tuple[object, ...]) -> None:
-    """Raises ValueError unless `value` is one of `allowed`."""
-    if value not in allowed:
-        names = ", ".join(str(choice) for choice in allowed)
-        raise ValueError(f"{field} must be one of {names}; got {value!r}")
-
-
-def check_range(field: str, value: int, low: int, high: int) -> None:
-    """Raises ValueError unless `value` is a whole number in [low, high]."""
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise ValueError(f"{field} must be a whole number from {low} to {high}, got {value!r}")
-
-
 @dataclass(frozen=True, slots=True)
 class EnvConfig:
     """Which game is played and how it is shown; on the command line the fields are `--env.*`."""
@@ -62,12 +54,20 @@ class EnvConfig:
     stall_steps: int = 150  # truncate after so many steps without new progress
     rom: str | None = None  # path of the ROM; None = the one in gym-super-mario-bros
 
+    game: str | None = None  # Jericho only: path of a story file that you own
+    text: TextConfig = field(default_factory=TextConfig)  # text worlds only
+
     def __post_init__(self) -> None:
         if not self.id:
             raise ValueError(f"env.id is empty; name a Gymnasium id, for example {MARIO_ID}")
         check_range("env.frame_stack", self.frame_stack, 1, 16)
         check_choice("env.color", self.color, COLORS)
         check_range("env.size", self.size, 16, 256)
+        if self.id == JERICHO_ID and not self.game:
+            raise ValueError(
+                "env.game is empty; name the story file (.z3 to .z8) of a game that you own with "
+                "--env.game PATH"
+            )
         if self.is_mario:
             check_choice("env.size", self.size, SIZES)
             check_stages(self.stages)

@@ -8,7 +8,8 @@ import importlib
 import gymnasium
 from gymnasium.envs.registration import load_env_creator
 
-from actors.envs.config import MARIO_ID, EnvConfig
+from actors.envs.config import JERICHO_ID, MARIO_ID, TEXTWORLD_ID, EnvConfig
+from actors.envs.text_config import TextConfig
 
 
 def make_env(config: EnvConfig) -> gymnasium.Env:
@@ -18,7 +19,7 @@ def make_env(config: EnvConfig) -> gymnasium.Env:
     """
     try:
         spec = _registered(config.id)
-        settings = _mario_settings(config) if config.is_mario else {}
+        settings = _own_settings(config)
         if _draws(spec):
             settings["render_mode"] = "rgb_array"
         # The passive checker costs time at each step and only warns.
@@ -48,6 +49,36 @@ def _draws(spec: gymnasium.envs.registration.EnvSpec) -> bool:
         return False
     creator = entry_point if callable(entry_point) else load_env_creator(entry_point)
     return "rgb_array" in getattr(creator, "metadata", {}).get("render_modes", ())
+
+
+def _own_settings(config: EnvConfig) -> dict[str, object]:
+    if config.id == MARIO_ID:
+        return _mario_settings(config)
+    if config.id == TEXTWORLD_ID:
+        return _textworld_settings(config.text)
+    return _jericho_settings(config) if config.id == JERICHO_ID else {}
+
+
+def _textworld_settings(config: TextConfig) -> dict[str, object]:
+    return {
+        "kind": config.kind,
+        "options": config.options,
+        "seeds": config.seeds,
+        "cache": config.cache,
+        "max_commands": config.max_commands,
+        "max_steps": config.max_steps,
+        "history": config.history,
+    }
+
+
+def _jericho_settings(config: EnvConfig) -> dict[str, object]:
+    return {
+        "game": config.game,
+        "max_commands": config.text.max_commands,
+        "max_steps": config.text.max_steps,
+        "history": config.text.history,
+        "limit_s": config.text.command_limit_s,
+    }
 
 
 def _mario_settings(config: EnvConfig) -> dict[str, object]:

@@ -164,4 +164,12 @@ def game_spec(config: EnvConfig) -> GameSpec:
 
 
 def _spec(env: gymnasium.Env, framing: Framing, config: EnvConfig) -> GameSpec:
-    return GameSpec(framing.shape, framing.dtype, int(env.action_space.n), config.frame_stack)
+    tokenizer = framing.tokenizer
+    return GameSpec(
+        framing.shape,
+        framing.dtype,
+        int(env.action_space.n),
+        config.frame_stack,
+        n_tokens=0 if tokenizer is None else tokenizer.n_tokens,
+        text_encoder="" if tokenizer is None else config.text.encoder,
+    )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from actors.envs.config import ACTION_SETS, check_choice
+from actors.envs.checks import check_choice
+from actors.envs.config import ACTION_SETS
 from actors.envs.emulator import (
     BUTTON_A,
     BUTTON_B,

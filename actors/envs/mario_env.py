@@ -13,15 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.envs import mario_text
-from actors.envs.config import (
-    ACTION_SETS,
-    COLORS,
-    SIZES,
-    check_choice,
-    check_range,
-    check_stage,
-    check_stages,
-)
+from actors.envs.checks import check_choice, check_range
+from actors.envs.config import ACTION_SETS, COLORS, SIZES, check_stage, check_stages
 from actors.envs.emulator import nes_py_folder
 from actors.envs.mario_actions import button_bytes
 from actors.envs.mario_console import ConsoleState, MarioConsole

@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.envs.config import ACTION_SETS, check_choice
+from actors.envs.checks import check_choice
+from actors.envs.config import ACTION_SETS
 from actors.envs.mario_ram import (
     COLUMNS_BEHIND,
     SKY_PX,

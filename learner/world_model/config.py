@@ -20,6 +20,8 @@ class WorldModelConfig:
     encoder_channels: int = 32  # widest stage of the image encoder
     mlp_hidden: int = 128  # hidden width of the vector encoder and of every head
 
+    train_text_encoder: bool = False  # also tune a Hugging Face encoder; costs time and memory
+
     support_size: int = 101  # bins of the value and reward distributions, odd so that 0 is a bin
     support_max: float = 20.0  # largest |h(x)| with a bin; 20 covers returns up to about 430
 

@@ -1,5 +1,7 @@
 """Observations to latents: a strided conv net for images, an MLP for vectors.
 
+Texts have encoders of their own (`text_encoder.py`).
+
 Latents are SimNorm-normalised: groups of 8 entries, each a softmax, so that they stay bounded
 however far the model is unrolled.
 """
@@ -10,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from learner.world_model.config import SIMNORM_GROUP, WorldModelConfig
-from replay_service.segment import GameSpec
 
 SLOWEST_ADAPTATION = 1e-3  # share of a new batch in the input statistics, once they have settled
 SMALLEST_VARIANCE = 1e-6  # an entry that never changes is not blown up
@@ -89,10 +90,3 @@ class ImageEncoder(nn.Module):
     def forward(self, obs: Tensor) -> Tensor:
         pixels = obs.to(self.out.weight.dtype) / 255.0 - 0.5
         return self.norm(self.out(self.stages(pixels).flatten(1)))
-
-
-def make_encoder(config: WorldModelConfig, spec: GameSpec) -> VectorEncoder | ImageEncoder:
-    """The encoder that fits `spec`."""
-    if spec.is_image:
-        return ImageEncoder(config, spec.stacked_shape)
-    return VectorEncoder(config, spec.stacked_shape[0])

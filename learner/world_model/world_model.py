@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from cache.pages import Pages
 from learner.world_model.config import WorldModelConfig
-from learner.world_model.encoder import SimNorm, VectorEncoder, make_encoder
+from learner.world_model.encoder import ImageEncoder, SimNorm, VectorEncoder
 from learner.world_model.support import Support
+from learner.world_model.text_encoder import make_text_encoder
 from learner.world_model.token_step import (
     Affine,
     Head,
@@ -58,6 +59,18 @@ def _head(config: WorldModelConfig, n_out: int) -> nn.Sequential:
     )
 
 
+def make_encoder(config: WorldModelConfig, spec: GameSpec) -> nn.Module:
+    """The encoder that fits `spec`, [N, *stacked_shape] -> [N, E].
+
+    Raises ValueError naming env.text.encoder if that can't be loaded.
+    """
+    if spec.is_text:
+        return make_text_encoder(config, spec)
+    if spec.is_image:
+        return ImageEncoder(config, spec.stacked_shape)
+    return VectorEncoder(config, spec.stacked_shape[0])
+
+
 class WorldModel(nn.Module):
     """UniZero-family world model for one game."""
 
@@ -82,11 +95,11 @@ class WorldModel(nn.Module):
             nn.init.zeros_(head[-1].bias)
 
     def encode(self, obs: Tensor) -> Tensor:
-        """Latents [N, E] of observations [N, *stacked_shape], uint8 images or float vectors."""
+        """Latents [N, E] of observations [N, *stacked_shape], pixels, numbers or tokens."""
         return self.encoder(obs)
 
     def adapt_inputs(self, obs: Tensor) -> None:
-        """Show the input statistics a batch of observations; images need none."""
+        """Show the input statistics a batch of observations; only vectors need it."""
         if isinstance(self.encoder, VectorEncoder):
             self.encoder.adapt(obs)
 

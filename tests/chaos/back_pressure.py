@@ -10,11 +10,11 @@ stuck-prior      the process of the language model is stopped all the time
 
 Resident memory of every process, Ray's object store by its own figures, env steps and updates are
 read before, during and after. Asserted: nothing was ever spilled; no process but Ray's own record
-of tasks grew by more than MOST_GROWTH_MB; the store never held more than MOST_STORE_MB; env steps and updates moved in both
-halves of the time; no child was given up; both are back at half of their pace within RECOVERY_S;
-the limiter's error ends within its band. For over-production, recovery is the same run, gone on
-with at a ratio that the learner can follow. The seed decides when processes are stopped. Exit code
-1 if anything of that does not hold.
+of tasks grew by more than MOST_GROWTH_MB; the store never held more than MOST_STORE_MB; env steps
+and updates moved in both halves of the time; no child was given up; both are back at half of their
+pace within RECOVERY_S; the limiter's error ends within its band. For over-production, recovery is
+the same run, gone on with at a ratio that the learner can follow. The seed decides when processes
+are stopped. Exit code 1 if anything of that does not hold.
 """
 
 from __future__ import annotations

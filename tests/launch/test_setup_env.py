@@ -169,3 +169,44 @@ def test_locks_are_pinned_and_leave_out_what_breaks() -> None:
         assert "file:" not in text and "--find-links" not in text, "a machine's own paths"
     assert "torch==2.13.0+cpu" in setup_env.read_pins(ROOT / "requirements/cpu.txt")
     assert "vllm==0.32.0" in setup_env.read_pins(ROOT / "requirements/gpu.txt")
+
+
+def test_unknown_extra_is_refused() -> None:
+    assert setup_env.choose_extras({"EXTRAS": "text, text"}) == ["text"]
+    assert setup_env.choose_extras({}) == []
+    with pytest.raises(SetupError, match="EXTRAS='txt' is not an extra; there are: text"):
+        setup_env.choose_extras({"EXTRAS": "text txt"})
+
+
+@pytest.mark.parametrize("device", setup_env.DEVICES)
+def test_an_extra_leaves_the_versions_of_the_lock(device: str) -> None:
+    added = setup_env.extra_pins(ROOT, device, "text")
+    names = {pin.split("==")[0] for pin in added}
+    assert {"textworld", "jericho", "spacy"} <= names
+    assert not names & {"numpy", "torch", "pydantic", "setuptools"}
+    assert all(pin.count("==") == 1 for pin in added)
+
+
+def test_an_extra_is_installed_once_and_again_after_a_change(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    venv, lock = checkout / ".venv", checkout / setup_env.EXTRAS["text"]
+    venv.mkdir()
+    lock.write_text("ghost==1\nword==2\n")
+    (checkout / setup_env.LOCKS["cpu"]).write_text("ghost==1\n")
+    commands: list[list[str]] = []
+
+    def fake_run(command: list[str], log: Path, n_expected: int = 0) -> int:
+        commands.append(command)
+        return len(commands) == 1
+
+    monkeypatch.setattr(setup_env, "run_logged", fake_run)
+    (venv / setup_env.LOG_NAME).write_text("no such package")
+    with pytest.raises(SetupError, match=r"could not install requirements/text\.txt"):
+        setup_env.add_extra(checkout, venv, "cpu", "text")
+    for _ in range(2):
+        setup_env.add_extra(checkout, venv, "cpu", "text")
+    assert len(commands) == 2 and commands[1][-1] == "word==2" and "ghost==1" not in commands[1]
+    lock.write_text("ghost==1\nword==3\n")
+    setup_env.add_extra(checkout, venv, "cpu", "text")
+    assert len(commands) == 3
