@@ -46,6 +46,8 @@ def head() -> Iterator[str]:
         command = [*RAY, "start", "--head", "--port", str(free_port()), "--num-cpus", "6"]
         command += ["--dashboard-port", str(port), "--dashboard-host", "127.0.0.1"]
         command += ["--object-store-memory", "200000000", "--temp-dir", folder]
+        # Its usual port may be another Ray's on this machine, and then no job is taken.
+        command += ["--dashboard-agent-listen-port", str(free_port())]
         subprocess.run(
             [*command, "--disable-usage-stats"],
             env=variables,
