@@ -72,21 +72,10 @@ class CheckpointStore:
 
         is_best: of all evaluations so far none was better. OSError leaves older ones untouched.
         """
-        _write_json(folder / COUNTERS, {"format": FORMAT_VERSION, "reason": reason, **counters})
+        write_json(folder / COUNTERS, {"format": FORMAT_VERSION, "reason": reason, **counters})
         if self._describe is not None:
-            _write_json(folder / METADATA, self._describe(counters, reason))
-        files = sorted(p for p in folder.rglob("*") if p.is_file())
-        known = _known_checksums(self.newest())
-        inventory = {
-            str(path.relative_to(folder)): {
-                "bytes": path.stat().st_size,
-                "sha256": known.get(stamp(path)) or _sha256(path),
-            }
-            for path in files
-        }
-        _write_json(folder / MANIFEST, {"format": FORMAT_VERSION, "files": inventory})
-        for path in [*files, *(p for p in folder.rglob("*") if p.is_dir()), folder]:
-            _fsync(path)
+            write_json(folder / METADATA, self._describe(counters, reason))
+        write_manifest(folder, _known_checksums(self.newest()))
         target = self._unused(folder.name.removeprefix(_TEMPORARY))
         self._publish(folder, target)
         if is_best:
@@ -174,6 +163,21 @@ class CheckpointStore:
         shutil.rmtree(hidden, ignore_errors=True)
 
 
+def write_manifest(folder: Path, known: Mapping[Stamp, str]) -> None:
+    """Lists all files of `folder`, and syncs them to disk; checksums of `known` ones are taken."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
+    inventory = {
+        str(path.relative_to(folder)): {
+            "bytes": path.stat().st_size,
+            "sha256": known.get(stamp(path)) or _sha256(path),
+        }
+        for path in files
+    }
+    write_json(folder / MANIFEST, {"format": FORMAT_VERSION, "files": inventory})
+    for path in [*files, *(p for p in folder.rglob("*") if p.is_dir()), folder]:
+        _fsync(path)
+
+
 def verify(folder: Path) -> dict[str, object]:
     """Checks inventory, sizes and checksums; returns the counters.
 
@@ -240,7 +244,8 @@ def read_json(path: Path, *, largest_bytes: int | None = None) -> dict[str, obje
     return content
 
 
-def _write_json(path: Path, content: Mapping[str, object]) -> None:
+def write_json(path: Path, content: Mapping[str, object]) -> None:
+    """Writes a JSON file and syncs it to disk."""
     path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
     _fsync(path)
 
