@@ -70,8 +70,12 @@ class Checkpointer:
     def is_due(self) -> bool:
         return self._progress.env_steps >= self._due_step or time.monotonic() >= self._due_at
 
-    def save(self, reason: str) -> None:
-        """A checkpoint of the run as it is. Raises RunFailed; OSError if it can't be written."""
+    def save(self, reason: str, *, since: float | None = None) -> None:
+        """A checkpoint of the run as it is. Raises RunFailed; OSError if it can't be written.
+
+        since: on the monotonic clock, when work was held up for it
+        """
+        since = time.monotonic() if since is None else since
         if not all([may_save(reason) for may_save in self._may_save]):
             return
         path, seconds = save_cut(
@@ -84,7 +88,10 @@ class Checkpointer:
             reason=reason,
             on_failure=self._on_failure,
         )
-        self._reporter.event("checkpoint", path=str(path), reason=reason, seconds=seconds)
+        stall_s = time.monotonic() - since
+        self._reporter.event(
+            "checkpoint", path=str(path), reason=reason, seconds=seconds, stall_s=stall_s
+        )
         if self._uploads is not None:
             self._uploads.submit(path, self._store.best())
             if reason in LAST_REASONS:
@@ -116,16 +123,16 @@ class Checkpointer:
             if self.tell_of_uploads():
                 return
 
-    def save_or_go_on(self) -> None:
+    def save_or_go_on(self, *, since: float) -> None:
         """One of the periodic ones: a disk that is full now may have room a period later.
 
-        A child that dies of being asked is seen to as at any other time.
+        since: as for `save`. A child that dies of being asked is seen to as at any other time.
         """
         while self._due_step <= self._progress.env_steps:
             self._due_step += self._config.checkpoint_every_env_steps
         self._due_at = time.monotonic() + self._config.checkpoint_every_min * SECONDS_PER_MINUTE
         try:
-            self.save(PERIODIC)
+            self.save(PERIODIC, since=since)
         except OSError as error:
             self._left_out(error)
         except RunFailed as error:

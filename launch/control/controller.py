@@ -194,8 +194,9 @@ class Controller:
         self._checkpointer.tell_of_uploads()
         is_wanted = self._checkpointer.is_due or self._supervisor.wants_checkpoint
         if is_wanted and self._supervisor.can_save:
+            since = time.monotonic()
             self.drain()
-            self._checkpointer.save_or_go_on()
+            self._checkpointer.save_or_go_on(since=since)
             self._lost(self._supervisor.vacate())
 
     def _ask_for_figures(self) -> None:
