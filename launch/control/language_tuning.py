@@ -28,6 +28,7 @@ class LanguagePatient:
         self._calls = calls
         self._fleet = fleet
         self.n_rollbacks = 0
+        self._waiting: Adapter | None = None
         self.advice = (
             f"Lower language.learning_rate (now {config.language.learning_rate:g}) or "
             f"language.grad_clip (now {config.language.grad_clip:g})"
@@ -46,8 +47,21 @@ class LanguagePatient:
         return {"adapter_version": adapter.version}
 
     def publish(self, adapter: Adapter) -> None:
-        """Sends an adapter to the engine."""
-        self._calls.issue(self._fleet.prior_engine, "publish", adapter.version, adapter.path)
+        """Sends an adapter to the engine; while one is on its way, the newest waits for it.
+
+        An engine that is stuck would otherwise load all that it missed, one after the other.
+        """
+        engine = self._fleet.prior_engine
+        if self._calls.n_in_flight("publish", child=engine):
+            self._waiting = adapter
+            return
+        self._waiting = None  # if there is one, its call failed; a new engine loads the newest
+        self._calls.issue(engine, "publish", adapter.version, adapter.path)
+
+    def published(self) -> None:
+        """The engine has answered; call it when the call is out of the book."""
+        if self._waiting is not None:
+            self.publish(self._waiting)
 
 
 class LanguageTuning:
@@ -123,3 +137,4 @@ class LanguageTuning:
             max_gap=report.max_gap,
             reason=report.reason,
         )
+        self._patient.published()
