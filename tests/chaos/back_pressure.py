@@ -357,9 +357,7 @@ def main() -> int:
         run = RealRun(folder / "run", settings=case.settings)
         run.start()
         try:
-            run.wait_until(
-                lambda run=run, case=case: is_ready(run, case), "the run to be under way"
-            )
+            wait_until_ready(run, case)
             result = press(run, case, 60.0 * options.minutes, random.Random(seed), CALM_S)
             print(row(name, result), flush=True)
             found = complaints(run, case, result) + finish(run)

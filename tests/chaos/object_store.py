@@ -10,6 +10,7 @@ import grpc
 import psutil
 from ray._private import internal_api
 
+ANSWER_LIMIT_S = 5.0
 GCS_ADDRESS = re.compile(r"--gcs-address=(\S+)")
 
 
@@ -35,9 +36,10 @@ class ObjectStore:
         since it is a total.
         """
         try:
-            stats: Any = internal_api.get_memory_info_reply(self._state).store_stats
+            reply = internal_api.get_memory_info_reply(self._state, timeout_seconds=ANSWER_LIMIT_S)
         except grpc.RpcError:
             return self._last
+        stats: Any = reply.store_stats
         self._last = StoreFigures(
             used_bytes=stats.object_store_bytes_used,
             n_objects=stats.num_local_objects,
