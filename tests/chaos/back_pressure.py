@@ -301,7 +301,12 @@ def is_ready(run: RealRun, case: Case) -> bool:
     is_full = not case.victims or metrics.get("replay_fill_rate", 0.0) > FULL
     names = run.pids()
     is_there = all(any(name.startswith(victim) for name in names) for victim in case.victims)
-    return metrics.get("update", 0) > 50 and is_full and is_there and bool(run.events("checkpoint"))
+    # Until then vLLM is still warming up, and grows.
+    is_warm = "prior-engine" not in case.victims or (
+        len(run.events("adapter_published")) > 2 and bool(run.events("evaluation"))
+    )
+    has_begun = metrics.get("update", 0) > 50 and bool(run.events("checkpoint"))
+    return has_begun and is_full and is_there and is_warm
 
 
 def wait_until_ready(run: RealRun, case: Case) -> None:
