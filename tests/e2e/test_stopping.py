@@ -206,8 +206,10 @@ class RayRun:
         return events(self.folder, "checkpoint")
 
     def pid(self, child: str) -> int:
-        lines = (self.folder / "heartbeat.jsonl").read_text().splitlines()
-        return json.loads(lines[-1])["processes"].get(child, {}).get("pid", 0)
+        """0 until the monitor has seen the child; a checkpoint may come before."""
+        path = self.folder / "heartbeat.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return json.loads(lines[-1])["processes"].get(child, {}).get("pid", 0) if lines else 0
 
 
 @pytest.fixture
