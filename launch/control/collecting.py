@@ -85,7 +85,7 @@ class Collecting:
     def _is_too_far_ahead(self) -> bool:
         """Of learning, by `schedule.off_policy_degree`; never where learning can't catch up."""
         degree = self._config.schedule.off_policy_degree
-        n_training = self._calls.n_in_flight("train")
+        n_training = self._calls.n_in_flight("train", child=self._fleet.learner)
         if degree < 0 or not (n_training or self._limiter.may_sample(self._train_chunk)):
             return False
         n_due = (self._limiter.error - self._limiter.error_min) / self._config.learner.batch_size

@@ -10,6 +10,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product, takewhile
 from pathlib import Path
 from string import ascii_lowercase, ascii_uppercase, digits
@@ -33,6 +34,7 @@ TEXT_INSTRUCTIONS = (
 _ALOUD = "Think about what lies just ahead in one short line, and answer in the next line with "
 ANSWER_LINE = "\nAnswer:\n"  # between a thought and the answer
 _CONTROL = dict.fromkeys([*range(32), *range(127, 160)], " ")
+_KEPT_ANSWERS = 10_000  # options whose tokens are remembered
 MAX_LABELS = 128  # vLLM reads at most this many token ids at one position
 
 
@@ -137,6 +139,8 @@ class PromptBuilder:
         thought = f"a thought{ANSWER_LINE}" if config.reasoning_tokens else ""
         self._ending = self._whole("a state", [("A", "an option")]) + thought
         self._ending_ids = self._encode(self._ending)
+        # Games offer the same few texts again and again.
+        self._text_answer = lru_cache(maxsize=_KEPT_ANSWERS)(self._tokenise_answer)
         self._spare_labels = self._single_token_labels()
         self._labels: list[tuple[str, int]] = []
 
@@ -202,7 +206,7 @@ class PromptBuilder:
             self._config.reasoning_tokens, tuple(sorted(stops)), tuple(self._encode(ANSWER_LINE))
         )
 
-    def _text_answer(self, text: str) -> tuple[int, ...]:
+    def _tokenise_answer(self, text: str) -> tuple[int, ...]:
         """The tokens that say `text` and end the answer."""
         ids, longer = self._ending_ids, self._encode(self._ending + text)
         if longer[: len(ids)] != ids:

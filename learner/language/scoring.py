@@ -38,7 +38,7 @@ def answer_log_probs(
     ids, mask, positions = _rows(prompts, tries, pad_id)
     device, dtype = next(model.parameters()).device, next(model.parameters()).dtype
     n_nodes = max(len(trie.prefixes) for trie in tries)
-    attention = mask.long()[:, -1] if n_nodes == 1 else _additive(mask, dtype)
+    attention = mask[:, -1].long() if n_nodes == 1 else _additive(mask, dtype)
     logits = model(
         input_ids=ids.to(device),
         attention_mask=attention.to(device),

@@ -243,4 +243,8 @@ def test_checkpoints_from_before_skips_were_counted_are_read(
     content = json.loads((folder / "language.json").read_text())
     del content["skipped"]
     (folder / "language.json").write_text(json.dumps(content))
+    learner._skipped = 3
     learner.load(folder)
+    again = tmp_path / "again"
+    learner.save(again)
+    assert json.loads((again / "language.json").read_text()) == content | {"skipped": 0}
