@@ -69,41 +69,33 @@ class Roster:
     # ------------------------------------------------------------------ events
 
     def answered(self, child: Child) -> None:
-        before = self.state(child)
-        if self._health[child.name].answered(self._clock()):
-            self._tell(child, before)
+        self._change(child, lambda health: health.answered(self._clock()))
 
     def overdue(self, child: Child) -> None:
-        before = self.state(child)
-        if self._health[child.name].overdue():
-            self._tell(child, before)
+        self._change(child, ChildHealth.overdue)
 
     def failed(self, child: Child) -> None:
-        before = self.state(child)
-        if self._health[child.name].failed(self._clock()):
-            self._tell(child, before)
+        self._change(child, lambda health: health.failed(self._clock()))
 
     def restarted(self, child: Child) -> None:
-        before = self.state(child)
-        if self._health[child.name].restarted(self._clock()):
-            self._tell(child, before)
+        self._change(child, lambda health: health.restarted(self._clock()))
 
     def drain(self, child: Child) -> None:
-        before = self.state(child)
-        if self._health[child.name].drain():
-            self._tell(child, before)
+        self._change(child, ChildHealth.drain)
 
     def vacated(self, child: Child) -> None:
-        before = self.state(child)
-        if self._health[child.name].vacated(self._clock()):
-            self._tell(child, before)
+        self._change(child, lambda health: health.vacated(self._clock()))
 
     def end(self) -> None:
         """The run is over."""
         for child in self._fleet.children():
-            before = self.state(child)
-            if self._health[child.name].stop():
-                self._tell(child, before)
+            self._change(child, ChildHealth.stop)
+
+    def _change(self, child: Child, event: Callable[[ChildHealth], bool]) -> None:
+        """Lets an event happen to a child's health, and tells of it if that changed the state."""
+        before = self.state(child)
+        if event(self._health[child.name]):
+            self._tell(child, before)
 
     def _tell(self, child: Child, before: str) -> None:
         now = self._clock()
