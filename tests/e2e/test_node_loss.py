@@ -265,7 +265,7 @@ def test_segments_that_went_with_a_node_are_counted_out_and_nobody_is_blamed(clu
         assert runtime.value(made) == n_bytes
         assert runtime.place_of(player).node_id == node.node_id
         os.kill(raylet_pid(node), signal.SIGKILL)
-        shards.add(made.payload, n_bytes)
+        shards.add(made.payload, n_bytes, player)
         with pytest.raises(CallFailed) as caught:
             runtime.value(first_answer(calls))
         assert caught.value.lost_object
