@@ -161,6 +161,8 @@ class ActingLoop:
             prompts=[game.prompt() or "" for game in games],
             options=[game.option_texts() for game in games],
             legal=[game.legal() for game in games],
+            env_ids=self._halves[half],
+            keys=[game.coarse_key() for game in games],
         )
 
     def _play_half(
@@ -261,7 +263,7 @@ class ActingLoop:
             prompt=prompt,
             options=options,
             weight_version=output.weight_version,
-            prior_version=asked.version if asked is not None else -1,
+            prior_version=int(asked.versions[row]) if asked is not None else -1,
             advantage=output.advantage(row) if self._keeps_advantages else None,
         )
         segment = self._builders[env_id].add(step, frame)
@@ -287,6 +289,8 @@ class ActingLoop:
             max_x=self._max_x[env_id] if "max_x" in info else None,
         )
         self._builders[env_id].start_episode(game.reset())
+        if self._prior is not None:
+            self._prior.start_episode(env_id)
         self._last_action[env_id] = -1
         self._episode_reward[env_id] = 0.0
         self._episode_length[env_id] = 0

@@ -46,6 +46,7 @@ class EvaluatorActor:
             ),
             weight_source=weight_source,
             config=evaluation,
+            rng=np.random.default_rng([seed, SEED_STREAM, 1]),
         )
 
     def evaluate(self, n_episodes: int, video: bool) -> EvaluationReport:

@@ -109,8 +109,9 @@ class SegmentBuilder:
         root_value = np.array([s.root_value for s in steps], np.float32)
         has_prompt = any(s.prompt for s in steps)
         versions = [s.weight_version for s in steps]
+        prior_version = [s.prior_version for s in steps]
         return Segment(
-            header=self._header(min(versions), max(versions), steps[-1].prior_version),
+            header=self._header(min(versions), max(versions), max(prior_version)),
             obs=np.stack(self._frames).astype(self._spec.obs_dtype, copy=False),
             action=np.array([s.action for s in steps], np.int16),
             reward=reward,
@@ -120,6 +121,7 @@ class SegmentBuilder:
             root_value=root_value.astype(np.float16),
             legal=_rows([s.legal for s in steps]),
             advantage=_rows([s.advantage for s in steps], np.float16),
+            prior_version=np.array(prior_version, np.int32) if max(prior_version) >= 0 else None,
             prompt=tuple(s.prompt for s in steps) if has_prompt else None,
             options=tuple(s.options for s in steps) if has_prompt else None,
             priority=initial_priorities(

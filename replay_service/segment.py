@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 SCHEMA_VERSION = 1
+OPTIONAL_COLUMNS = {"legal", "advantage", "prior_version"}  # of a segment; None if absent
 
 
 def pack_json(value: object) -> NDArray[np.uint8]:
@@ -87,7 +88,7 @@ class SegmentHeader:
     rom_hash: str  # "" where there is no ROM
     weight_version_min: int
     weight_version_max: int
-    prior_version: int  # -1 if no LLM prior was used
+    prior_version: int  # newest of its steps, -1 if no LLM prior was used
     reward_version: int
     schema_version: int = SCHEMA_VERSION
 
@@ -112,6 +113,8 @@ class Segment:
     legal:       [T, A] bool, or None when every action is always legal
     advantage:   [T, A] float16 or float32, what the search found an action to be worth above the
                  root's value, 0 where it did not look; or None where nobody learns from it
+    prior_version: [T] int32, adapter of the language model whose prior the search began from, -1
+                 where it began without; or None where none did
     prompt:      per step the text shown to the LLM, "" where none was asked; or None
     options:     per step the option text of each action, or None
     priority:    [T] float32, |search value - n-step bootstrap| as the actor saw it
@@ -131,6 +134,7 @@ class Segment:
     n_trainable: int
     legal: NDArray[np.bool_] | None = None
     advantage: NDArray[np.floating] | None = None
+    prior_version: NDArray[np.int32] | None = None
     prompt: tuple[str, ...] | None = None
     options: tuple[tuple[str, ...], ...] | None = None
     checksum: int = field(default=0)  # CRC-32 of the content, 0 if none was taken
@@ -197,7 +201,7 @@ class Segment:
 
         Whether it is a segment of a game is for `check_segment` to say.
         """
-        wanted = {*_COLUMNS, "header", "n_trainable", "checksum"} - {"legal", "advantage"}
+        wanted = {*_COLUMNS, "header", "n_trainable", "checksum"} - OPTIONAL_COLUMNS
         missing = sorted(wanted - set(arrays))
         if missing:
             raise ValueError(f"segment arrays lack {', '.join(missing)}")
@@ -233,5 +237,6 @@ _COLUMNS = (
     "root_value",
     "legal",
     "advantage",
+    "prior_version",
     "priority",
 )

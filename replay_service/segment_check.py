@@ -11,7 +11,13 @@ from dataclasses import fields
 
 import numpy as np
 
-from replay_service.segment import SCHEMA_VERSION, GameSpec, Segment, SegmentHeader
+from replay_service.segment import (
+    OPTIONAL_COLUMNS,
+    SCHEMA_VERSION,
+    GameSpec,
+    Segment,
+    SegmentHeader,
+)
 
 LONGEST_NAME = 256  # characters of run id, level and ROM hash
 LONGEST_PROMPT = 65_536  # characters
@@ -19,7 +25,8 @@ LONGEST_OPTION = 4_096
 POLICY_SUM_ERROR = 0.01  # rounding of a row to float16 stays below 1e-3
 _LARGEST_INT32, _LARGEST_INT64 = 2**31 - 1, 2**63 - 1
 
-_INT16, _FLOAT32, _BOOL = (np.dtype("int16"),), (np.dtype("float32"),), (np.dtype("bool"),)
+_INT16, _INT32 = (np.dtype("int16"),), (np.dtype("int32"),)
+_FLOAT32, _BOOL = (np.dtype("float32"),), (np.dtype("bool"),)
 _SCALARS = (np.dtype("float16"), *_FLOAT32)
 
 # Versions are stored as int32; -1 means none.
@@ -74,6 +81,7 @@ def check_segment(segment: object, spec: GameSpec) -> None:
             f"obs holds token ids from {segment.obs.min()} to {segment.obs.max()}, "
             f"expected 0..{spec.n_tokens - 1}"
         )
+    _check_prior_versions(segment)
     _check_choices(segment, spec)
     if not segment.verify():
         raise ValueError("checksum does not match the content")
@@ -131,10 +139,11 @@ def _check_layout(segment: Segment, spec: GameSpec) -> None:
         "priority": (_FLOAT32, step_shape),
         "legal": (_BOOL, row_shape),
         "advantage": (_SCALARS, row_shape),
+        "prior_version": (_INT32, step_shape),
     }
     for name, (dtypes, shape) in expected.items():
         column = getattr(segment, name)
-        if name in ("legal", "advantage") and column is None:
+        if name in OPTIONAL_COLUMNS and column is None:
             continue
         # Subclasses of arrays may answer the checks below with what they like.
         fits = type(column) is np.ndarray and column.dtype in dtypes and column.shape == shape
@@ -190,6 +199,12 @@ def _check_values(segment: Segment) -> None:
             )
     if segment.is_terminated and segment.is_truncated:
         raise ValueError("truncated and terminated are both set, expected at most one")
+
+
+def _check_prior_versions(segment: Segment) -> None:
+    versions = segment.prior_version
+    if versions is not None and int(versions.min()) < -1:
+        raise ValueError(f"prior_version holds {versions.min()}, expected -1 or a version")
 
 
 def _check_choices(segment: Segment, spec: GameSpec) -> None:

@@ -34,6 +34,13 @@ class WordyEnv(Protocol):
 
 
 @runtime_checkable
+class CoarseEnv(Protocol):
+    """What an environment adds if it can tell when a state calls for another move."""
+
+    def coarse_key(self) -> str: ...
+
+
+@runtime_checkable
 class SavableEnv(Protocol):
     """What an environment adds if a point of an episode can be kept and returned to."""
 
@@ -53,21 +60,24 @@ class Game:
         self._legal: NDArray[np.bool_] | None = None
         base = env.unwrapped
         self._words = base if isinstance(base, WordyEnv) else None
+        self._coarse = base if isinstance(base, CoarseEnv) else None
         self.spec = _spec(env, framing, config)
         self.reward_version = 1 if self._words is None else self._words.reward_version
         self.rom_hash = "" if self._words is None else self._words.rom_hash
 
-    def reset(self, level: str | None = None) -> Frame:
+    def reset(self, level: str | None = None, *, seed: int | None = None) -> Frame:
         """Start an episode; the first reset seeds the environment, later ones go on from there.
 
-        level: a stage of a game that has levels, None = the environment draws one.
+        level: a stage of a game that has levels, None = the environment draws one
+        seed:  of this episode and what follows it; two episodes of one seed begin alike
         """
         if level is not None and self._words is None:
             raise ValueError(
                 f"env.id {self._id!r} has no levels, so level {level!r} can't be chosen"
             )
         options = None if level is None else {"stage": level}
-        observation, info = self._env.reset(seed=self._seed, options=options)
+        seed = self._seed if seed is None else seed
+        observation, info = self._env.reset(seed=seed, options=options)
         self._seed = None
         self._keep_legal(info)
         return self._framing.frame(observation)
@@ -96,6 +106,12 @@ class Game:
         if self._words is not None:
             return self._words.option_texts()
         return tuple(f"action {action}" for action in range(self.spec.n_actions))
+
+    def coarse_key(self) -> str:
+        """A coarse name of the current state, shared by states that mostly call for the same move;
+        "" if the environment has none.
+        """
+        return "" if self._coarse is None else self._coarse.coarse_key()
 
     def level(self) -> str:
         """The stage being played, "" if the game has one level."""

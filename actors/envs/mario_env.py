@@ -163,6 +163,12 @@ class MarioEnv(gymnasium.Env[NDArray[np.uint8], np.int64]):
         state = read_state(ram)
         return mario_text.describe(state, read_tiles(ram, state.x))
 
+    def coarse_key(self) -> str:
+        """Changes when another move is likely to be right: a pit, a wall or an enemy comes near."""
+        ram = self._running().ram
+        state = read_state(ram)
+        return mario_text.state_key(state, read_tiles(ram, state.x))
+
     def option_texts(self) -> tuple[str, ...]:
         return mario_text.action_phrases(self.action_set)
 

@@ -37,13 +37,18 @@ class PublishReport:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """One engine's state; `version` is the adapter now serving."""
+    """One engine's state; `version` is the adapter now serving.
+
+    Prompt tokens less cached ones were computed; both stay 0 where the backend does not know.
+    """
 
     backend: str
     version: int
     n_scored: int
     n_published: int
     n_refused: int
+    n_prompt_tokens: int = 0
+    n_cached_tokens: int = 0
 
 
 class PriorUnavailable(RuntimeError):

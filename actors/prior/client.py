@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from actors.prior.backend import BASE_VERSION, PriorTransport
 from actors.prior.config import PriorConfig
 from actors.prior.counters import Fallback, PriorCounters
+from actors.prior.last_answers import LastAnswers
 from actors.prior.question import OpenQuestions, Question
 from actors.search.root_prior import RootPrior
 from cache.prior_cache import PriorCache
@@ -47,6 +48,7 @@ class PriorClient:
         self._cache = PriorCache(config.cache_size)
         self._counters = PriorCounters()
         self._open = OpenQuestions(config, transport, self._cache, self._counters, clock)
+        self._last_answers = LastAnswers(config.query_every)
         self._failures = 0
         self._last_try = -float("inf")
 
@@ -60,10 +62,16 @@ class PriorClient:
         prompts: Sequence[str],
         options: Sequence[Sequence[str]],
         legal: Sequence[NDArray[np.bool_] | None] | NDArray[np.bool_] | None = None,
+        *,
+        env_ids: Sequence[int] | None = None,
+        keys: Sequence[str] | None = None,
     ) -> PendingPrior:
         """Sends the questions of B states with A options each, and returns at once.
 
         A prompt "" asks nothing; an option "" or one that is not legal is not offered.
+        env_ids: whose states these are, next in their episodes; with `prior.query_every` above 1
+                 most take over their environment's last answer. Without it every state is asked
+        keys: the coarse states, a change of which asks at once
         """
         self._open.poll()
         now = self._clock()
@@ -74,12 +82,18 @@ class PriorClient:
         fresh: list[Question] = []
         for row, prompt in enumerate(prompts):
             texts = mask_options(options[row], None if legal is None else legal[row])
-            rows.append(self._row(prompt, texts, may_send, fresh))
+            env_id = None if env_ids is None else int(env_ids[row])
+            key = "" if keys is None else keys[row]
+            rows.append(self._row_of_env(env_id, key, prompt, texts, may_send, fresh))
         if fresh:
             self._last_try = now
             self._open.send(fresh)
         waits_until = now if resting else now + self._config.deadline_s
         return PendingPrior(self, rows, n_actions, waits_until)
+
+    def start_episode(self, env_id: int) -> None:
+        """The next state of `env_id` follows on none before, so that it is asked."""
+        self._last_answers.forget(env_id)
 
     def stats(self) -> dict[str, float]:
         """Counters since the start (`*_total`), rates and latencies; flat, for the metrics file."""
@@ -89,6 +103,28 @@ class PriorClient:
             "prior_version": float(self.version),
             "prior_resting": float(self._failures >= PATIENCE),
         }
+
+    def _row_of_env(
+        self,
+        env_id: int | None,
+        key: str,
+        prompt: str,
+        options: tuple[str, ...],
+        may_send: bool,
+        fresh: list[Question],
+    ) -> Question | Fallback:
+        """The environment's last answer where it will do, else a row of its own."""
+        if env_id is None or not prompt:
+            return self._row(prompt, options, may_send, fresh)
+        last = self._last_answers.reuse(env_id, key, options)
+        if last is not None:
+            self._counters.n_rows += 1
+            self._counters.n_reused += 1
+            return last
+        row = self._row(prompt, options, may_send, fresh)
+        if isinstance(row, Question):
+            self._last_answers.keep(env_id, key, row)
+        return row
 
     def _row(
         self, prompt: str, options: tuple[str, ...], may_send: bool, fresh: list[Question]
@@ -143,7 +179,7 @@ class PriorClient:
             if isinstance(row, Question) and row.log_probs is not None:
                 probabilities[index, list(row.actions)] = self._probabilities(row.log_probs)
                 available[index] = True
-                pending.version = max(pending.version, row.version)
+                pending.versions[index] = row.version
             else:
                 self._counters.fall_back(reason or Fallback.DEADLINE)
         self._judge(list(waited_for.values()))
@@ -179,9 +215,15 @@ class PendingPrior:
         self.rows = rows
         self.n_actions = n_actions
         self.waits_until = waits_until
-        self.version = BASE_VERSION - 1  # newest adapter among the answers; -1 until collected
+        # Per row the adapter that answered, [B] int64; -1 without an answer and until collected.
+        self.versions = np.full(len(rows), BASE_VERSION - 1)
         self._client = client
         self._prior: RootPrior | None = None
+
+    @property
+    def version(self) -> int:
+        """Newest adapter among the answers; -1 without any."""
+        return int(self.versions.max(initial=BASE_VERSION - 1))
 
     def collect(self, deadline_s: float | None = None) -> RootPrior:
         """Probabilities [B, A] and which rows have them; later calls return the same object.

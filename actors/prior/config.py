@@ -21,6 +21,9 @@ class PriorConfig:
     # vllm batches questions over actors and caches prefixes; transformers runs anywhere
     backend: Literal["vllm", "transformers"] = "vllm"
 
+    # steps of an environment from one question to the next; a change of its coarse state, where
+    # it has one, or of its options asks at once. 1 asks at every step
+    query_every: int = 1
     deadline_s: float = 1.0  # seconds from asking until a search goes on without; higher waits more
     retry_s: float = 5.0  # seconds between attempts while the engine does not answer
     max_in_flight: int = 256  # questions one client may have open; beyond it searches go without
@@ -44,7 +47,7 @@ class PriorConfig:
         for name in ("deadline_s", "retry_s", "temperature"):
             if not 0.0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("max_in_flight", "max_concurrent", "kv_cache_mb"):
+        for name in ("query_every", "max_in_flight", "max_concurrent", "kv_cache_mb"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.cache_size < 0:

@@ -32,6 +32,7 @@ class PriorCounters:
         self.n_rows = 0
         self.n_sent = 0
         self.n_shared = 0
+        self.n_reused = 0
         self.n_late = 0
         self.wait_s = 0.0
         self._fallbacks = dict.fromkeys(Fallback, 0)
@@ -53,6 +54,7 @@ class PriorCounters:
             "prior_rows_total": float(self.n_rows),
             "prior_sent_total": float(self.n_sent),
             "prior_shared_total": float(self.n_shared),
+            "prior_reused_total": float(self.n_reused),
             "prior_late_total": float(self.n_late),
             "prior_cache_hits_total": float(cache.hits),
             "prior_cache_misses_total": float(cache.misses),

@@ -17,7 +17,7 @@ from peft import PeftModel
 
 from actors.prior.backend import BASE_VERSION, Health, PublishReport, ScoreBatch
 from actors.prior.config import PriorConfig
-from learner.language.adapter import AdapterCheck
+from learner.language.adapter import AdapterCheck, holds_whole_model
 from learner.language.prompt import ScoreRequest
 from learner.language.scoring import answer_log_probs, load_causal_lm
 
@@ -30,6 +30,7 @@ class TransformersBackend:
         if dtype == "auto":
             dtype = "float32" if device == "cpu" else "bfloat16"
         self._model, self._pad_id = load_causal_lm(model_folder, dtype, device)
+        self._dtype, self._device = dtype, device
         self._tolerance = config.largest_gap(dtype)
         self._batch = config.max_concurrent
         self._version = BASE_VERSION
@@ -46,12 +47,21 @@ class TransformersBackend:
         return ScoreBatch(tuple(answers), self._version)
 
     def publish(self, version: int, path: str) -> PublishReport:
-        """Loads and checks an adapter; a wrong one is dropped and the one before stays."""
-        if version <= self._version:
+        """Loads and checks an adapter or a whole model; a wrong one is dropped and the one before
+        stays.
+        """
+        if version == self._version:
+            return PublishReport(version, True, float("nan"))
+        model_before = self._model
+        if version < self._version:
             return self._refuse(version, float("nan"), f"version {self._version} is serving")
         try:
             check = AdapterCheck.read(Path(path))
-            self._load(version, path)
+            is_whole = holds_whole_model(Path(path))
+            if is_whole:
+                self._model, _ = load_causal_lm(Path(path), self._dtype, self._device)
+            else:
+                self._load(version, path)
         except (ValueError, OSError, RuntimeError) as error:
             return self._refuse(version, float("nan"), str(error))
         before, self._version = self._version, version
@@ -62,7 +72,10 @@ class TransformersBackend:
             gap, reason = np.inf, f"its check can't be scored: {error}"
         if gap > self._tolerance:
             self._version = before
-            self._drop(version)
+            if is_whole:
+                self._model = model_before
+            else:
+                self._drop(version)
             return self._refuse(version, gap, reason)
         self._drop(before)
         self._n_published += 1

@@ -1,7 +1,8 @@
 """The language model in vLLM: continuous batching over all callers, shared prefixes cached.
 
 Built and used on one event loop. Adapters are versioned: a new name and path each, so that old
-requests end on the old one and no cached prefix is ever stale.
+requests end on the old one and no cached prefix is ever stale. Whole models replace each other in
+place, while no question is under way.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from vllm import SamplingParams, TokensPrompt
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.lora.request import LoRARequest
-from vllm.outputs import CompletionOutput
+from vllm.outputs import RequestOutput
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -30,7 +31,8 @@ from actors.prior.backend import (
     ScoreBatch,
 )
 from actors.prior.config import PriorConfig
-from learner.language.adapter import AdapterCheck
+from actors.prior.turnstile import Turnstile
+from learner.language.adapter import AdapterCheck, check_whole_model, holds_whole_model
 from learner.language.answer_trie import AnswerTrie
 from learner.language.prompt import ScoreRequest, Thought
 
@@ -46,8 +48,8 @@ class VllmBackend:
     """One AsyncLLM; any number of concurrent score calls."""
 
     def __init__(self, config: PriorConfig, model_folder: Path, *, max_lora_rank: int = 0) -> None:
-        """Takes seconds to tens of seconds; `max_lora_rank` 0 makes an engine without adapters,
-        which on CPUs computes about twice as fast.
+        """Takes seconds to tens of seconds; `max_lora_rank` 0 makes an engine that takes whole
+        models instead of adapters, and on CPUs computes about twice as fast.
         """
         on_cpu = current_platform.is_cpu()
         dtype = config.dtype if config.dtype != "auto" or not on_cpu else "float32"
@@ -68,6 +70,7 @@ class VllmBackend:
             max_num_seqs=config.max_concurrent,
             kv_cache_memory_bytes=config.kv_cache_mb * 1024 * 1024,
             disable_log_stats=True,
+            worker_extension_cls="actors.prior.vllm_worker.WorkerExtension",
             **adapters,
         )
         self._engine = AsyncLLM.from_engine_args(arguments)
@@ -75,45 +78,98 @@ class VllmBackend:
         self._tolerance = config.largest_gap(dtype)
         self._adapter: LoRARequest | None = None
         self._loaded: list[LoRARequest] = []
+        self._base_folder = self._whole_folder = model_folder
+        self._whole_version = BASE_VERSION
         self._publishing = asyncio.Lock()
-        self._n_requests = 0
+        self._turnstile = Turnstile()
+        self._n_requests = self._n_prompt_tokens = self._n_cached_tokens = 0
         self._n_scored = self._n_published = self._n_refused = 0
 
     async def score(self, requests: Sequence[ScoreRequest]) -> ScoreBatch:
         """Raises EngineLost once the engine process is gone."""
-        return await self._score(requests, self._adapter)
+        async with self._turnstile.inside():
+            return await self._score(requests, self._adapter)
 
     async def publish(self, version: int, path: str) -> PublishReport:
-        """Loads and checks an adapter while the one before goes on serving."""
+        """Loads and checks an adapter while the one before goes on serving, or a whole model once
+        the questions under way are answered.
+        """
         async with self._publishing:
-            if not self._takes_adapters:
-                return self._refuse(version, np.nan, "the engine was started without adapters")
-            if version <= self._version:
+            if version == self._version:  # loaded at start, before the call came
+                return PublishReport(version, True, np.nan)
+            if version < self._version:
                 return self._refuse(version, np.nan, f"version {self._version} is serving")
-            adapter = LoRARequest(f"v{version}", version, path)
             try:
                 check = AdapterCheck.read(Path(path))
-                await self._engine.add_lora(adapter)
-            except EngineDeadError as error:
-                raise EngineLost(str(error)) from error
-            except Exception as error:
-                # The engine process answers a bad folder with a bare Exception that quotes it.
+            except ValueError as error:
                 return self._refuse(version, np.nan, str(error))
-            try:
-                answers = await self._score(check.requests, adapter)
-                gap = check.gap(answers.log_probs)
-                reason = f"log-probabilities differ by {gap:.3g} from the trainer's"
-            except ValueError as error:  # tokens that this model does not have
-                gap, reason = np.inf, f"its check can't be scored: {error}"
+            is_whole = holds_whole_model(Path(path))
+            if is_whole == self._takes_adapters:
+                takes = "adapters" if self._takes_adapters else "whole models"
+                return self._refuse(version, np.nan, f"the engine was started to take {takes}")
+            publish = self._publish_whole if is_whole else self._publish_adapter
+            report = await publish(version, path, check)
+            self._n_published += report.accepted
+            return report
+
+    async def _publish_adapter(self, version: int, path: str, check: AdapterCheck) -> PublishReport:
+        adapter = LoRARequest(f"v{version}", version, path)
+        try:
+            await self._engine.add_lora(adapter)
+        except EngineDeadError as error:
+            raise EngineLost(str(error)) from error
+        except Exception as error:
+            # The engine process answers a bad folder with a bare Exception that quotes it.
+            return self._refuse(version, np.nan, str(error))
+        gap, reason = await self._gap(check, adapter)
+        if gap > self._tolerance:
+            await self._engine.remove_lora(version)
+            return self._refuse(version, gap, reason)
+        self._adapter = adapter
+        self._loaded.append(adapter)
+        while len(self._loaded) > 1 + OLD_VERSIONS:
+            await self._engine.remove_lora(self._loaded.pop(0).lora_int_id)
+        return PublishReport(version, True, gap)
+
+    async def _publish_whole(self, version: int, path: str, check: AdapterCheck) -> PublishReport:
+        folder = Path(path)
+        try:
+            # Before anything is touched: a load that stops half way leaves no model at all.
+            await asyncio.to_thread(check_whole_model, folder, self._base_folder)
+        except ValueError as error:
+            return self._refuse(version, np.nan, str(error))
+        async with self._turnstile.closed():
+            await self._reload(folder)
+            gap, reason = await self._gap(check, None)
             if gap > self._tolerance:
-                await self._engine.remove_lora(version)
+                await self._reload(self._whole_folder)
                 return self._refuse(version, gap, reason)
-            self._adapter = adapter
-            self._loaded.append(adapter)
-            while len(self._loaded) > 1 + OLD_VERSIONS:
-                await self._engine.remove_lora(self._loaded.pop(0).lora_int_id)
-            self._n_published += 1
-            return PublishReport(version, True, gap)
+            self._whole_folder, self._whole_version = folder, version
+        return PublishReport(version, True, gap)
+
+    async def _reload(self, folder: Path) -> None:
+        """Puts other weights in place. Raises EngineLost if it fails: what the engine then holds
+        is anybody's guess, and only a new process has a model again.
+        """
+        try:
+            await self._engine.pause_generation(mode="wait")
+            await self._engine.collective_rpc(
+                "reload_weights", kwargs={"weights_path": str(folder), "is_checkpoint_format": True}
+            )
+            await self._engine.collective_rpc("repack_head")
+            await self._engine.reset_prefix_cache()
+            await self._engine.resume_generation()
+        except Exception as error:
+            raise EngineLost(f"weights from {folder} could not be put in place: {error}") from error
+
+    async def _gap(self, check: AdapterCheck, adapter: LoRARequest | None) -> tuple[float, str]:
+        """Largest difference to the trainer's log-probabilities, and what it would mean."""
+        try:
+            answers = await self._score(check.requests, adapter)
+        except ValueError as error:  # tokens that this model does not have
+            return np.inf, f"its check can't be scored: {error}"
+        gap = check.gap(answers.log_probs)
+        return gap, f"log-probabilities differ by {gap:.3g} from the trainer's"
 
     async def health(self) -> Health:
         """Raises EngineLost once the engine process is gone."""
@@ -127,6 +183,8 @@ class VllmBackend:
             self._n_scored,
             self._n_published,
             self._n_refused,
+            self._n_prompt_tokens,
+            self._n_cached_tokens,
         )
 
     async def close(self) -> None:
@@ -134,14 +192,15 @@ class VllmBackend:
 
     @property
     def _version(self) -> int:
-        return self._adapter.lora_int_id if self._adapter is not None else BASE_VERSION
+        return self._adapter.lora_int_id if self._adapter is not None else self._whole_version
 
     async def _score(
         self, requests: Sequence[ScoreRequest], adapter: LoRARequest | None
     ) -> ScoreBatch:
         rows = await asyncio.gather(*(self._score_one(request, adapter) for request in requests))
         self._n_scored += len(requests)
-        return ScoreBatch(tuple(rows), adapter.lora_int_id if adapter is not None else BASE_VERSION)
+        version = adapter.lora_int_id if adapter is not None else self._whole_version
+        return ScoreBatch(tuple(rows), version)
 
     async def _score_one(
         self, request: ScoreRequest, adapter: LoRARequest | None
@@ -175,7 +234,7 @@ class VllmBackend:
             output_kind=RequestOutputKind.FINAL_ONLY,
             skip_clone=True,
         )
-        output = await self._generate(token_ids, sampling, adapter)
+        output = (await self._generate(token_ids, sampling, adapter)).outputs[0]
         assert output.logprobs is not None, output
         read = output.logprobs[0]
         return [read[token].logprob if token in read else np.nan for token in wanted]
@@ -191,12 +250,12 @@ class VllmBackend:
             output_kind=RequestOutputKind.FINAL_ONLY,
             skip_clone=True,
         )
-        output = await self._generate(token_ids, sampling, adapter)
+        output = (await self._generate(token_ids, sampling, adapter)).outputs[0]
         return thought.complete(list(output.token_ids))
 
     async def _generate(
         self, token_ids: tuple[int, ...], sampling: SamplingParams, adapter: LoRARequest | None
-    ) -> CompletionOutput:
+    ) -> RequestOutput:
         self._n_requests += 1
         final = None
         try:
@@ -210,7 +269,9 @@ class VllmBackend:
         except EngineDeadError as error:
             raise EngineLost(str(error)) from error
         assert final is not None
-        return final.outputs[0]
+        self._n_prompt_tokens += len(token_ids)
+        self._n_cached_tokens += final.num_cached_tokens or 0
+        return final
 
     def _refuse(self, version: int, gap: float, reason: str) -> PublishReport:
         self._n_refused += 1

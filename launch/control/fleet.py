@@ -207,13 +207,14 @@ class Fleet:
     def _start_prior_engine(self) -> Child:
         config = self._config
         on_gpu = self._device == "cuda"
+        takes_adapters = config.language.enabled and config.language.publish == "adapter"
         return self._runtime.start(
             "prior-engine",
             "prior_engine",
             self._links.prior_engine_class,
             {
                 "config": config.prior,
-                "max_lora_rank": config.language.lora_rank if config.language.enabled else 0,
+                "max_lora_rank": config.language.lora_rank if takes_adapters else 0,
                 "adapters_dir": self._run_dir / ADAPTERS_FOLDER,
                 "device": self._device,
             },

@@ -108,6 +108,13 @@ class Progress:
                 report.end_reasons
             )
 
+        for mode, played in report.modes.items():
+            self._evaluation[f"eval_{mode}_return_mean"] = float(np.mean(played.returns))
+            if played.max_x:
+                self._evaluation[f"eval_{mode}_max_x_mean"] = float(np.mean(played.max_x))
+            if mode == "llm":
+                self._evaluation["eval_llm_unadvised_share"] = played.unadvised_share
+
     def state(self) -> dict[str, object]:
         return {
             "env_steps": self.env_steps,

@@ -1,4 +1,4 @@
-"""Published adapters on disk: one new folder per version, with the answers it must give.
+"""Published adapters, or models they are merged into, on disk: one new folder per version.
 
 A folder gets its name only when it is complete, and is never written again. `check.json` in it
 holds prompts and the trainer's log-probabilities, by which an engine sees that it loaded the
@@ -14,7 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 
 from learner.language.answer_trie import AnswerTrie
 from learner.language.prompt import ScoreRequest
@@ -92,6 +95,46 @@ class AdapterCheck:
         ]
         worst = max(gaps, default=np.inf)
         return worst if np.isfinite(worst) else np.inf
+
+
+def holds_whole_model(folder: Path) -> bool:
+    """Whether a published folder has all weights of a model, with the adapter merged in."""
+    return (folder / "config.json").is_file()
+
+
+def check_whole_model(folder: Path, base: Path) -> None:
+    """Raises ValueError unless `folder` has the tensors of `base`, in their shapes and finite."""
+    wanted, found = _shapes(base), _shapes(folder)
+    unmatched = sorted(wanted.keys() ^ found.keys())
+    if unmatched:
+        raise ValueError(f"model {folder} and {base} disagree on {', '.join(unmatched[:5])}")
+    for name, shape in wanted.items():
+        if found[name] != shape:
+            raise ValueError(f"model {folder}: {name} has shape {found[name]}, expected {shape}")
+    try:
+        bad = [
+            name
+            for file in folder.glob("*.safetensors")
+            for name, tensor in load_file(file).items()
+            if not torch.isfinite(tensor).all()
+        ]
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"model {folder} can't be read: {error}") from error
+    if bad:
+        raise ValueError(f"model {folder}: {bad[0]} holds NaN or infinity")
+
+
+def _shapes(folder: Path) -> dict[str, list[int]]:
+    """By the name of each tensor in a model's files."""
+    shapes = {}
+    try:
+        for file in folder.glob("*.safetensors"):
+            with safe_open(file, framework="pt") as content:
+                names = content.keys()
+                shapes |= {name: content.get_slice(name).get_shape() for name in names}
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"model {folder} can't be read: {error}") from error
+    return shapes
 
 
 def adapter_folder(root: Path, version: int) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from learner.language.losses import LossConfig
 
@@ -25,6 +26,9 @@ class LanguageConfig:
     lora_alpha: float = 16.0  # adapter output is scaled by lora_alpha / lora_rank
 
     publish_every: int = 16  # optimiser steps between two published adapters
+    # adapter: engines serve on meanwhile; full: the whole model with the adapter merged in, which
+    # they serve faster but have to stop for, and which takes the model's size on disk three times
+    publish: Literal["adapter", "full"] = "adapter"
     n_check_prompts: int = 4  # prompts by which an engine checks a new adapter
 
     def __post_init__(self) -> None:
@@ -35,6 +39,8 @@ class LanguageConfig:
         for name in counts:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.publish not in ("adapter", "full"):
+            raise ValueError(f"publish must be adapter or full, got {self.publish!r}")
         for name in ("learning_rate", "grad_clip", "lora_alpha"):
             if not 0.0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")

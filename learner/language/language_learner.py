@@ -6,6 +6,7 @@ options, or what search found each of them worth.
 
 from __future__ import annotations
 
+import copy
 import tempfile
 import time
 from collections.abc import Sequence
@@ -243,7 +244,8 @@ class LanguageLearner:
         self._skipped += 1
 
     def publish(self) -> Adapter | None:
-        """Writes the adapter under the next version, with the answers an engine must reproduce.
+        """Writes the adapter, or the model it makes, under the next version, with the answers that
+        an engine must reproduce.
 
         None, and nothing is written, if the adapter or these answers are not finite.
         """
@@ -259,7 +261,10 @@ class LanguageLearner:
         check = AdapterCheck(tuple(self._check_requests), tuple(rows))
         with tempfile.TemporaryDirectory(dir=self._adapters_dir, prefix=".new-") as work:
             written = Path(work) / "adapter"
-            self._model.save_pretrained(written)
+            model = self._model
+            if self._config.publish == "full":
+                model = copy.deepcopy(model).merge_and_unload()
+            model.save_pretrained(written)
             check.write(written)
             written.rename(folder)
         remove_old_adapters(self._adapters_dir)

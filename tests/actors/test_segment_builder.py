@@ -27,7 +27,7 @@ def frame(t):
     return np.array([t, -t], np.float32)
 
 
-def play(builder, n_steps, ends=None):
+def play(builder, n_steps, ends=None, prior_versions=None):
     """Plays one episode whose frame t holds t; returns the segments."""
     builder.start_episode(frame(0))
     segments = []
@@ -44,12 +44,29 @@ def play(builder, n_steps, ends=None):
             prompt="",
             options=(),
             weight_version=t,
-            prior_version=-1,
+            prior_version=-1 if prior_versions is None else prior_versions[t],
         )
         segment = builder.add(step, frame(t + 1))
         if segment is not None:
             segments.append(segment)
     return segments
+
+
+def test_every_step_says_which_prior_its_search_began_from():
+    """The header names the newest, whatever the last step did."""
+    builder, spec, _ = make_builder(segment_length=3)
+    versions = [-1, -1, -1, -1, -1, -1, 2, 2, -1, 3, -1]
+    segments = play(builder, len(versions), "truncated", versions)
+    stamped = [
+        [-1] * s.n_trainable if s.prior_version is None else s.prior_version[: s.n_trainable]
+        for s in segments
+    ]
+    assert np.concatenate(stamped).tolist() == versions
+    for segment in segments:
+        check_segment(segment, spec)
+        newest = -1 if segment.prior_version is None else int(segment.prior_version.max())
+        assert segment.header.prior_version == newest
+        assert type(segment).from_arrays(segment.to_arrays()).verify()
 
 
 @settings(max_examples=60, deadline=None)

@@ -159,6 +159,7 @@ def test_one_bit_flipped_on_the_way_is_noticed(make_segment, position, bit, fiel
         ({"reward": np.zeros(N_STEPS, object)}, "reward is object"),
         ({"obs": np.zeros((N_STEPS + 1, 2), ">f4")}, "obs is >f4"),
         ({"n_trainable": True}, "n_trainable is bool"),
+        ({"prior_version": np.full(N_STEPS, -2, np.int32)}, "prior_version holds -2, expected -1"),
         ({"checksum": 2**32}, "checksum is 4294967296"),
         ({"checksum": 1}, "checksum does not match"),
     ],

@@ -5,12 +5,8 @@ vLLM is started once for the module; the last test kills it.
 
 from __future__ import annotations
 
-import json
-import os
 import random
-import shutil
 import signal
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,27 +22,23 @@ from actors.prior.config import PriorConfig
 from actors.prior.local_engine import LocalPriorEngine
 from actors.prior.prior_engine_actor import (
     ENGINE_ENV,
-    MAX_CONCURRENT_CALLS,
     EngineReady,
-    PriorEngineActor,
     RayPriorTransport,
     engine_env,
 )
 from actors.prior.transformers_backend import TransformersBackend
 from learner.language.adapter import Adapter, AdapterCheck
-from learner.language.config import LanguageConfig
-from learner.language.language_learner import LanguageLearner
 from learner.language.prompt import PromptBuilder
 from learner.language.prompt_config import PromptConfig
 from learner.language.tiny_llm import mario_line
-from replay_service.targets import TextBatch
+from tests.actors.prior.conftest import EngineStarter
+from tests.actors.prior.tuned_versions import RANK, tampered, tuned_versions
 
 COMMANDS = (
     "take key", "take knife from table", "open door", "open chest", "go north", "go south",
     "cook carrot with stove", "cook carrot with oven", "look", "look around", "inventory", "wait",
 )  # fmt: skip
 OPTIONS = tuple(f"option {i}" for i in range(62))
-RANK = 8
 LONGEST = PromptConfig(max_tokens=544, reasoning_tokens=8)  # room for prompts of all kinds
 
 
@@ -64,54 +56,15 @@ class Serving:
 
 
 @pytest.fixture(scope="module")
-def serving(tiny_llm: Path) -> Iterator[Serving]:
-    os.environ["RAY_AUTH_MODE"] = "disabled"
-    owns = not ray.is_initialized()
-    if owns:
-        ray.init(
-            num_cpus=2,
-            include_dashboard=False,
-            log_to_driver=False,
-            object_store_memory=100 * 1024 * 1024,
-        )
+def serving(tiny_llm: Path, start_engine: EngineStarter) -> Serving:
     config = PriorConfig(model=str(tiny_llm), deadline_s=60.0, kv_cache_mb=64, prompt=LONGEST)
-    environment = {**ENGINE_ENV, "PYTHONPATH": str(Path(__file__).parents[3])}
-    actor = (
-        ray.remote(PriorEngineActor)
-        .options(
-            num_cpus=1,
-            max_concurrency=MAX_CONCURRENT_CALLS,
-            runtime_env={"env_vars": environment},
-        )
-        .remote(config, max_lora_rank=RANK)
-    )
-    try:
-        yield Serving(actor, ray.get(actor.start.remote(), timeout=300), config)
-    finally:
-        ray.kill(actor)
-        if owns:
-            ray.shutdown()
+    actor = start_engine(config, max_lora_rank=RANK)
+    return Serving(actor, ray.get(actor.start.remote(), timeout=300), config)
 
 
 @pytest.fixture(scope="module")
 def adapters(tiny_llm: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Adapter]:
-    """Two versions of an adapter that moves scores a lot."""
-    torch.set_num_threads(1)
-    config = LanguageConfig(
-        batch_size=4, micro_batch_size=4, learning_rate=3e-2, publish_every=2, lora_rank=RANK
-    )
-    out = tmp_path_factory.mktemp("adapters")
-    learner = LanguageLearner(config, tiny_llm, out, seed=0)
-
-    class Source:
-        def next(self) -> TextBatch:
-            policy = torch.tensor([[0.9, 0.1, 0.0]]).repeat(4, 1)
-            return TextBatch(
-                tuple("abcd"), (("jump", "wait", "run right"),) * 4, policy, torch.zeros(4).long()
-            )
-
-    published = [learner.train(2, Source()).adapter for _ in range(2)]
-    return [adapter for adapter in published if adapter is not None]
+    return tuned_versions(tiny_llm, tmp_path_factory.mktemp("adapters"), 2)
 
 
 def make_requests(folder: Path, n_states: int, seed: int, **settings: object) -> list[ScoreRequest]:
@@ -218,16 +171,6 @@ def test_oracle_refuses_a_wrong_adapter_and_goes_on(
     assert backend.publish(2, adapters[1].path).accepted
     health = backend.health()
     assert (health.version, health.n_published, health.n_refused) == (2, 2, 1)
-
-
-def tampered(adapter: Adapter, folder: Path) -> Path:
-    """A copy whose check says something else than its weights."""
-    copy = folder / Path(adapter.path).name
-    shutil.copytree(adapter.path, copy)
-    content = json.loads((copy / "check.json").read_text())
-    content["log_probs"] = [[value - 0.5 for value in row] for row in content["log_probs"]]
-    (copy / "check.json").write_text(json.dumps(content))
-    return copy
 
 
 def test_gpu_engines_keep_their_own_process() -> None:
