@@ -7,15 +7,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from launch.control.call_book import CallBook, RunFailed
-from launch.control.checkpoint import CheckpointStore
 from launch.control.config import ControlConfig
 from launch.control.cut import save_cut
 from launch.control.fleet import Fleet
 from launch.control.progress import Progress
 from launch.control.rate_limiter import RateLimiter
-from launch.control.remote_store import RemoteStore
 from launch.control.reporter import Reporter
 from launch.control.rollback import PERIODIC
+from launch.control.run_directory import RunDirectory
 from launch.control.runtime import CallFailed
 from launch.control.shards import ReplayShards
 from launch.control.uploads import Uploads
@@ -32,7 +31,7 @@ class Checkpointer:
         self,
         config: ControlConfig,
         calls: CallBook,
-        store: CheckpointStore,
+        run: RunDirectory,
         fleet: Fleet,
         progress: Progress,
         limiter: RateLimiter,
@@ -47,7 +46,7 @@ class Checkpointer:
         """
         self._config = config
         self._calls = calls
-        self._store = store
+        self._store = run.checkpoints
         self._fleet = fleet
         self._progress = progress
         self._limiter = limiter
@@ -56,9 +55,9 @@ class Checkpointer:
         self._may_save = may_save
         self._on_failure = on_failure
         self._uploads: Uploads | None = None
-        if config.checkpoint_uri:
-            self._uploads = Uploads(RemoteStore(config.checkpoint_uri), config.keep_checkpoints)
-            store.held = self._uploads.held
+        if run.remote is not None:
+            self._uploads = Uploads(run.remote, config.keep_checkpoints)
+            run.checkpoints.held = self._uploads.held
         self.begin()
 
     def begin(self) -> None:

@@ -88,7 +88,7 @@ class Controller:
         self._checkpointer = Checkpointer(
             config.control,
             calls,
-            store,
+            self._run,
             fleet,
             progress,
             limiter,

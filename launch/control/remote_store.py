@@ -3,9 +3,12 @@
     URI/objects/SHA-256                     contents of files, each there once
     URI/checkpoints/NAME/manifest.json      the checkpoint's own manifest, written when all is there
     URI/LATEST, URI/BEST                    a NAME
+    URI/WRITER                              the token of the run that may write, and where it runs
 
 Nothing here relies on renames or on whole writes: what was cut off is found by size or checksum.
-One run writes below one URI, from one thread; others may read meanwhile.
+One run writes below one URI, from one thread; others may read meanwhile. A run that lost its
+machine can't give WRITER back, so whoever goes on from a store takes it over, and the one before
+finds out at its next upload.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ from launch.control.manifest import (
 from launch.control.run_search import CHECKPOINTS_FOLDER
 
 OBJECTS_FOLDER = "objects"
+WRITER = "WRITER"
 LARGEST_MANIFEST_BYTES = 256 << 20
 _LARGEST_POINTER_BYTES = 1_000
 _CHUNK_BYTES = 4 << 20
@@ -55,9 +59,13 @@ class RemoteStore:
     Whatever a driver raises arrives as StoreError.
     """
 
-    def __init__(self, uri: str) -> None:
-        """Contacts nothing yet. StoreError if there is no driver for this kind of URI."""
+    def __init__(self, uri: str, token: str = "") -> None:
+        """Contacts nothing yet. StoreError if there is no driver for this kind of URI.
+
+        token: of the run that uploads; "" where nothing but reading is meant
+        """
         self.uri = uri if uri.endswith("://") else uri.rstrip("/")
+        self._token = token
         self._fs, path = _open(self.uri)
         self._base = path.rstrip("/")
 
@@ -67,6 +75,27 @@ class RemoteStore:
             probe = f"{self._base}/.probe-{uuid.uuid4().hex}"
             self._write(probe, b"can this be written?")
             self._fs.rm_file(probe)
+
+    # ------------------------------------------------------------------ who may write
+
+    def writer(self) -> tuple[str, str]:
+        """Token of the run that writes here, and where it runs; empty where none does."""
+        with self._told("read"):
+            token, _, place = self._pointed(WRITER).partition(" ")
+        return token, place
+
+    def claim(self, place: str) -> None:
+        """From now on uploads of other runs are refused. `place` tells people whose it is."""
+        with self._told("written"):
+            self._write(self._path(WRITER), f"{self._token} {place}".encode())
+
+    def _check_claim(self) -> None:
+        token, place = self.writer()
+        if token not in ("", self._token):
+            raise StoreError(
+                f"{self.uri} belongs to another run now ({place}): nothing more is written there; "
+                "give each run a control.checkpoint_uri of its own"
+            )
 
     # ------------------------------------------------------------------ what there is
 
@@ -91,7 +120,9 @@ class RemoteStore:
         """Copies a sealed checkpoint; returns the bytes that were not there yet.
 
         The manifest comes when all contents are there, and then `pointer` is made to name it.
+        StoreError if another run has claimed the store.
         """
+        self._check_claim()
         with self._told("written"):
             manifest = (folder / MANIFEST).read_bytes()
             inventory = self._parsed(folder.name, manifest)

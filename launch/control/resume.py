@@ -157,9 +157,10 @@ def would_continue(run_dir: Path, config: Config) -> bool:
     return True
 
 
-def stored_settings(folder: Path) -> StoredSettings:
+def stored_settings(folder: Path, origin: str = "") -> StoredSettings:
     """What the checkpoint `folder` was made with: its own metadata, else its run's config.yaml.
 
+    origin: the URI that it was fetched from, "" if from none; a copy lies in no run of its own.
     Raises ConfigError saying what is missing where neither can be used.
     """
     try:
@@ -167,6 +168,11 @@ def stored_settings(folder: Path) -> StoredSettings:
     except CheckpointError as error:
         if (folder / METADATA).exists():
             raise ConfigError(str(error)) from error
+    if origin:
+        raise ConfigError(
+            f"the settings of checkpoint {origin} are lost: it has no {METADATA}; use another, or "
+            f"download it to its run's checkpoints/, beside its {CONFIG_FILE}, and go on from there"
+        )
     # Checkpoints made before they held metadata.
     config_file = folder.parent.parent / CONFIG_FILE
     try:
@@ -229,7 +235,7 @@ def checked(folder: Path, found: str, config: Config, origin: str = "") -> Resum
         counters = checked_counters(read_json(folder / COUNTERS), folder / COUNTERS)
     except CheckpointError as error:
         raise ConfigError(str(error)) from error
-    differing = differences(stored_settings(folder), config)
+    differing = differences(stored_settings(folder, origin), config)
     if differing and not config.resume_relaxed:
         raise ConfigError(_refusal(origin or str(folder), differing))
     return Resume(folder, found, counters, config.resume_relaxed, tuple(differing), origin)

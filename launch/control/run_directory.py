@@ -16,6 +16,7 @@ from launch.config import Config, ConfigError, to_dict
 from launch.control.checkpoint import CheckpointStore
 from launch.control.fetching import FETCHED_FOLDER, fetch
 from launch.control.metadata import describe
+from launch.control.remote_store import RemoteStore
 from launch.control.resume import (
     CONFIG_FILE,
     RUNS_ROOT,
@@ -26,6 +27,7 @@ from launch.control.resume import (
     would_continue,
 )
 from launch.control.run_search import CHECKPOINTS_FOLDER, LOCK_FILE
+from launch.control.store_claim import claim_store
 
 SUMMARY_FILE = "summary.json"
 
@@ -33,9 +35,17 @@ SUMMARY_FILE = "summary.json"
 class RunDirectory:
     """Made or re-opened by the driver before anything is started; holds a lock until closed."""
 
-    def __init__(self, path: Path, config: Config, lock: int, resume: Resume | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        config: Config,
+        lock: int,
+        resume: Resume | None,
+        remote: RemoteStore | None,
+    ) -> None:
         self.path = path
         self.resume = resume
+        self.remote = remote
         self.checkpoints = CheckpointStore(
             path / CHECKPOINTS_FOLDER, config.control.keep_checkpoints, partial(describe, config)
         )
@@ -85,6 +95,7 @@ def open_run(preset: str, config: Config) -> RunDirectory:
         ) from error
     try:
         resume = fetch(source, path, config) if isinstance(source, Elsewhere) else source
+        remote = claim_store(path, config, resume)
     except ConfigError:
         os.close(lock)
         raise
@@ -92,7 +103,7 @@ def open_run(preset: str, config: Config) -> RunDirectory:
     temporary.write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
     os.replace(temporary, path / CONFIG_FILE)
     (path / SUMMARY_FILE).unlink(missing_ok=True)
-    return RunDirectory(path, config, lock, resume)
+    return RunDirectory(path, config, lock, resume, remote)
 
 
 def run_path(preset: str, config: Config) -> Path:

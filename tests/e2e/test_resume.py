@@ -118,3 +118,21 @@ def test_a_lost_run_directory_is_fetched_from_its_uri(tmp_path, capsys):
     assert run(tmp_path / "other", 240, "--resume", uri) == EXIT_FINISHED
     assert events(tmp_path / "other", "checkpoint")[0]["reason"] == "resumed"
     assert not (tmp_path / "other" / ".fetched").exists()
+    # Its own checkpoints and another's don't lie in one store.
+    with pytest.raises(SystemExit):
+        run(tmp_path / "other", 280, *more)
+    told = capsys.readouterr().err
+    assert f"checkpoints of another run ({tmp_path}/run on" in told and "does not go on" in told
+
+
+def test_a_fetched_checkpoint_never_takes_the_settings_of_where_it_was_fetched_to(tmp_path, capsys):
+    uri = f"file://{tmp_path}/elsewhere"
+    assert run(tmp_path / "run", 120, "--control.checkpoint-uri", uri) == EXIT_FINISHED
+    for manifest in (tmp_path / "elsewhere" / "checkpoints").glob("*/manifest.json"):
+        content = json.loads(manifest.read_text())
+        del content["files"]["metadata.json"]
+        manifest.write_text(json.dumps(content))
+    shutil.copytree(tmp_path / "run", tmp_path / "new", ignore=shutil.ignore_patterns("check*"))
+    with pytest.raises(SystemExit):
+        run(tmp_path / "new", 200, "--control.checkpoint-uri", uri)
+    assert "no metadata.json" in capsys.readouterr().err

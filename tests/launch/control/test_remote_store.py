@@ -205,3 +205,18 @@ def test_uploads_hold_what_they_read_and_tell_of_failures(tmp_path):
     assert uploads.wait(20) and not uploads.held()
     kinds = [outcome.kind for outcome in uploads.take_outcomes()]
     assert kinds == ["checkpoint_upload_skipped", "checkpoint_uploaded", "checkpoint_uploaded"]
+
+
+def test_who_claimed_a_store_last_is_the_one_that_writes(uri, tmp_path):
+    local = CheckpointStore(tmp_path / "local", keep=5)
+    first, second = RemoteStore(uri, "first"), RemoteStore(uri, "second")
+    first.claim("/runs/a on here")
+    first.upload(write_one(local, 100))
+    second.claim("/runs/b on there")
+    assert first.writer() == ("second", "/runs/b on there")
+    with pytest.raises(StoreError, match=r"belongs to another run now.*/runs/b on there"):
+        first.upload(write_one(local, 200))
+    assert len(first.names()) == 1  # nothing came of it
+    second.upload(write_one(local, 300))
+    (tmp_path / "out").mkdir()
+    assert steps_there(second, tmp_path / "out") == [300, 100]
