@@ -4,9 +4,10 @@
     python benchmarks/run_costs.py --seconds 600 -- --preset mario
 
 Starts the run with its own settings for checkpoints, stops it after `--seconds`, and starts the
-same command again. Prints the share of the time between the first and the last record that
-checkpoints held play and learning up (`stall_s` of the run's events), the longest such stall, and
-the seconds from the start of the process to the first new env step and the first new update, of
+same command again. Prints the share of the time between the first and the last record for which
+checkpoints left the learner without work (`stall_s` of the run's events), the longest such stall,
+the longest time that no new work of any kind was begun (`held_s`), seconds to write one, and the
+seconds from the start of the process to the first new env step and the first new update, of
 both starts.
 """
 
@@ -65,17 +66,19 @@ def main() -> None:
     time.sleep(options.seconds)
     run.wait_until(lambda: run.events("checkpoint"), "a checkpoint")
     records = run.records()
-    periodic = [e["stall_s"] for e in run.events("checkpoint")]
+    saved = run.events("checkpoint")
+    stalls, holds, writes = ([e[key] for e in saved] for key in ("stall_s", "held_s", "seconds"))
     lasted = records[-1]["timestamp"] - records[0]["timestamp"]
     run.stop()
     resumed = start(run)
     run.stop()
-    share, longest = sum(periodic) / lasted, max(periodic)
     print(
-        f"| checkpoints | in s | held up, share (goal {SHARE_GOAL:.0%}) | longest, s "
-        f"(goal {STALL_GOAL_S:g}) | fresh: first env step, update, s | resumed |\n"
-        f"|---|---|---|---|---|---|\n"
-        f"| {len(periodic)} | {lasted:.0f} | {share:.2%} | {longest:.2f} | {fresh.env_step_s:.0f}, "
+        f"| checkpoints | in s | learner stalled, share (goal {SHARE_GOAL:.0%}) | longest, s "
+        f"(goal {STALL_GOAL_S:g}) | no new work, longest, s | written in, longest, s "
+        "| fresh: first env step, update, s | resumed |\n"
+        f"|---|---|---|---|---|---|---|---|\n"
+        f"| {len(stalls)} | {lasted:.0f} | {sum(stalls) / lasted:.2%} | {max(stalls):.2f} "
+        f"| {max(holds):.2f} | {max(writes):.2f} | {fresh.env_step_s:.0f}, "
         f"{fresh.update_s:.0f} | {resumed.env_step_s:.0f}, {resumed.update_s:.0f} |"
     )
 

@@ -69,12 +69,16 @@ class Checkpointer:
     def is_due(self) -> bool:
         return self._progress.env_steps >= self._due_step or time.monotonic() >= self._due_at
 
-    def save(self, reason: str, *, since: float | None = None) -> None:
+    def save(
+        self, reason: str, *, since: float | None = None, idle_since: float | None = None
+    ) -> None:
         """A checkpoint of the run as it is. Raises RunFailed; OSError if it can't be written.
 
-        since: on the monotonic clock, when work was held up for it
+        since, idle_since: on the monotonic clock, when the last work was begun before it, and when
+        the learner had done what it had; None is now
         """
-        since = time.monotonic() if since is None else since
+        began = time.monotonic()
+        since, idle_since = since or began, idle_since or began
         if not all([may_save(reason) for may_save in self._may_save]):
             return
         path, seconds = save_cut(
@@ -87,9 +91,14 @@ class Checkpointer:
             reason=reason,
             on_failure=self._on_failure,
         )
-        stall_s = time.monotonic() - since
+        now = time.monotonic()
         self._reporter.event(
-            "checkpoint", path=str(path), reason=reason, seconds=seconds, stall_s=stall_s
+            "checkpoint",
+            path=str(path),
+            reason=reason,
+            seconds=seconds,
+            stall_s=now - idle_since,
+            held_s=now - since,
         )
         if self._uploads is not None:
             self._uploads.submit(path, self._store.best())
@@ -122,16 +131,16 @@ class Checkpointer:
             if self.tell_of_uploads():
                 return
 
-    def save_or_go_on(self, *, since: float) -> None:
+    def save_or_go_on(self, *, since: float, idle_since: float) -> None:
         """One of the periodic ones: a disk that is full now may have room a period later.
 
-        since: as for `save`. A child that dies of being asked is seen to as at any other time.
+        Times are those of `save`. A child that dies of being asked is seen to as at any other time.
         """
         while self._due_step <= self._progress.env_steps:
             self._due_step += self._config.checkpoint_every_env_steps
         self._due_at = time.monotonic() + self._config.checkpoint_every_min * SECONDS_PER_MINUTE
         try:
-            self.save(PERIODIC, since=since)
+            self.save(PERIODIC, since=since, idle_since=idle_since)
         except OSError as error:
             self._left_out(error)
         except RunFailed as error:

@@ -188,16 +188,36 @@ class Controller:
     def _issue(self) -> None:
         self._issue_trains()
         self._collecting.issue()
-        self._tuning.issue(has_data=self.limiter.inserted >= self.limiter.min_positions)
+        saves = self._checkpointer.is_due and self._supervisor.can_save
+        if not saves:  # the language model's updates are the longest to wait for
+            self._tuning.issue(has_data=self.limiter.inserted >= self.limiter.min_positions)
         self._refreshes.issue()
         self._evaluating.issue()
         self._checkpointer.tell_of_uploads()
-        is_wanted = self._checkpointer.is_due or self._supervisor.wants_checkpoint
-        if is_wanted and self._supervisor.can_save:
+        if self._supervisor.wants_checkpoint and self._supervisor.can_save:
+            # Children are to move, so that env actors are waited for as well.
             since = time.monotonic()
             self.drain()
-            self._checkpointer.save_or_go_on(since=since)
+            self._checkpointer.save_or_go_on(since=since, idle_since=since)
             self._lost(self._supervisor.vacate())
+        elif saves and not self._tuning.is_busy:
+            since = time.monotonic()
+            self._checkpointer.save_or_go_on(since=since, idle_since=self._settle(since))
+
+    def _settle(self, since: float) -> float:
+        """Waits, bounded, until nothing that a checkpoint holds is moving; env actors play on.
+
+        Returns when, on the monotonic clock, the learner had no more to do.
+        """
+        idle_since = since
+        deadline = since + DRAIN_BUDGET_S
+        while True:
+            self._turn()
+            if self._calls.n_in_flight("train", child=self._fleet.learner):
+                idle_since = time.monotonic()
+            is_moving = self._calls.n_in_flight("add", "train") or self._supervisor.will_save
+            if not is_moving or time.monotonic() >= deadline:
+                return idle_since
 
     def _ask_for_figures(self) -> None:
         calls, fleet = self._calls, self._fleet

@@ -90,6 +90,12 @@ class LanguageTuning:
         self.may_save = self._rollback.may_save
         self.is_prior_ready = False
 
+    @property
+    def is_busy(self) -> bool:
+        """Updates are under way."""
+        learner = self._fleet.language_learner
+        return learner is not None and self._calls.n_in_flight("train", child=learner) > 0
+
     def issue(self, *, has_data: bool) -> None:
         """Tunes when it is the language model's turn; gives the turn away if it can't be taken.
 

@@ -61,7 +61,7 @@ def spoil_at(monkeypatch):
 
 
 def test_a_spoilt_adapter_goes_back_to_the_checkpoint_and_the_run_goes_on(tmp_path, spoil_at):
-    spoil_at(6, times=1)
+    spoil_at(4, times=1)
     folder = tmp_path / "run"
     assert train.main([*MARIO, "--run-dir", str(folder)]) == 0
     skipped = events(folder, "update_skipped")
