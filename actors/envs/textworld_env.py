@@ -48,7 +48,9 @@ class TextWorldEnv(gymnasium.Env[str, np.int64]):
         history: int = 2,
         tell_solution: bool = False,
     ) -> None:
-        """tell_solution: info["policy_commands"] are commands that win from there; for tests."""
+        """tell_solution: info["policy_commands"] are commands that win from there; for tests and
+        for demonstrations, never in a run.
+        """
         parse_options(kind, options)
         check_seeds(tuple(seeds), "seeds")
         check_range("max_commands", max_commands, 2, 10_000)
