@@ -8,6 +8,9 @@ import pytest
 from actors.demonstrations import solve_games
 from actors.envs import TEXTWORLD_ID, EnvConfig, make_game
 from actors.envs.text_config import TextConfig
+from learner.language.prompt import PromptBuilder
+from learner.language.prompt_config import PromptConfig
+from learner.language.tiny_llm import ensure_tiny_llm
 
 pytest.importorskip("textworld", reason="needs TextWorld: EXTRAS=text make setup")
 
@@ -44,3 +47,17 @@ def test_a_solution_longer_than_an_episode_is_an_error(config):
     short = TextConfig(options=config.options, seeds=config.seeds, cache=config.cache, max_steps=1)
     with pytest.raises(RuntimeError, match=r"takes more than env\.text\.max_steps=1; raise it"):
         solve_games(short)
+
+
+def test_a_prompt_that_is_too_long_still_tells_the_place(config):
+    """What is cut is the oldest history: place and inventory are nearest to the options."""
+    solved = solve_games(config)
+    builder = PromptBuilder(ensure_tiny_llm(), PromptConfig(max_tokens=250), seed=0)
+    whole = PromptBuilder(ensure_tiny_llm(), PromptConfig(max_tokens=4_000), seed=0)
+    n_cut = 0
+    for prompt, options in zip(solved.prompt, solved.options, strict=True):
+        cut = builder.build(prompt, options).request.token_ids
+        n_cut += len(whole.build(prompt, options).request.token_ids) > len(cut)
+        assert "You are carrying" in builder.text(cut)
+        assert prompt[-60:] in builder.text(cut)
+    assert n_cut > 0
