@@ -62,6 +62,11 @@ def commit() -> str:
     return (git("rev-parse", "--short", "HEAD") or "unknown") + ("+" if changed else "")
 
 
+def python_path() -> str:
+    """This checkout first, and what else the benchmark was started with."""
+    return os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
 def train(
     run_dir: Path,
     arguments: Sequence[str],
@@ -82,7 +87,7 @@ def train(
         process = subprocess.Popen(
             [sys.executable, "launch/train.py", *arguments, "--run-dir", str(run_dir.resolve())],
             cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            env=os.environ | {"PYTHONPATH": python_path()},
             stdout=log,
             stderr=log,
             start_new_session=True,

@@ -34,6 +34,7 @@ from launch.control.shutdown import (
     StopRequest,
 )
 from launch.control.stepping_down import StepDown, reopen, step_down
+from launch.control.warm_start import place_warm_start
 from launch.monitoring.live_table import LiveTable, print_summary
 from launch.monitoring.metrics_writer import MetricsWriter
 from replay_service import GameSpec
@@ -49,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         spec, device = preflight(config, console)
         config = with_saved_rung(config, run_path(preset, config) / CONFIG_FILE)
         run = open_run(preset, config)
+        goes_on = run.resume is not None and not run.resume.relaxed
+        place_warm_start(config, run.path, goes_on=goes_on)
     except ConfigError as error:
         fail(str(error))
     while True:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from replay_service.placement import upload
 from replay_service.storage import SegmentRing, StoredSegment
@@ -35,8 +36,15 @@ class TextSampler:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if self.tree.total == 0.0:
             return None
+        return self._batch(self.tree.draw(batch_size, self.rng))
+
+    def everything(self) -> TextBatch | None:
+        """Every trainable step with a prompt, once; None while there is none."""
+        slots = np.flatnonzero(self.tree.leaves[: self._ring.high_row])
+        return self._batch(slots) if len(slots) else None
+
+    def _batch(self, slots: NDArray[np.int64]) -> TextBatch:
         ring = self._ring
-        slots = self.tree.draw(batch_size, self.rng)
         prompt_ids = ring.arrays["prompt"][slots].tolist()
         option_ids = ring.arrays["options"][slots].tolist()
         rows = upload(slots, ring.device)

@@ -55,11 +55,12 @@ def _own_settings(config: EnvConfig) -> dict[str, object]:
     if config.id == MARIO_ID:
         return _mario_settings(config)
     if config.id == TEXTWORLD_ID:
-        return _textworld_settings(config.text)
+        return textworld_settings(config.text)
     return _jericho_settings(config) if config.id == JERICHO_ID else {}
 
 
-def _textworld_settings(config: TextConfig) -> dict[str, object]:
+def textworld_settings(config: TextConfig) -> dict[str, object]:
+    """What TextWorldEnv takes."""
     return {
         "kind": config.kind,
         "options": config.options,

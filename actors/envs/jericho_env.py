@@ -107,7 +107,7 @@ class JerichoEnv(gymnasium.Env[str, np.int64]):
             try:
                 self._told = self.story.ask("reset")
                 self._offer()
-                return self.prompt(), self._info()
+                return self._describe(), self._info()
             except GameHung as error:
                 cause = error
         raise RuntimeError(
@@ -126,12 +126,12 @@ class JerichoEnv(gymnasium.Env[str, np.int64]):
             self._offer()
         except GameHung:
             self._told, self._offered = before | {"is_over": True, "won": False}, {}
-            return self.prompt(), 0.0, False, True, self._info() | {"lost": False, "hung": True}
+            return self._describe(), 0.0, False, True, self._info() | {"lost": False, "hung": True}
         self._transcript.add(command, self._told["reply"])
         is_over = bool(self._told["is_over"])
         truncated = not is_over and self._n_steps >= self.max_steps
         reward = float(self._told["score"] - before["score"])
-        return self.prompt(), reward, is_over, truncated, self._info()
+        return self._describe(), reward, is_over, truncated, self._info()
 
     def close(self) -> None:
         self.story.close()
@@ -152,13 +152,17 @@ class JerichoEnv(gymnasium.Env[str, np.int64]):
         return self._level
 
     def prompt(self) -> str:
-        """The state as one line of text; the observation is the same."""
-        told = self._running()
-        return self._transcript.describe(told["place"] or told["reply"], told["inventory"], None)
+        """The observation with the oldest history first, since prompts are cut at the beginning."""
+        return self._describe(newest_first=False)
 
     def option_texts(self) -> tuple[str, ...]:
         """The command of each index in this state, "" where there is none."""
         return tuple(self._offered.get(index, "") for index in range(int(self.action_space.n)))
+
+    def _describe(self, *, newest_first: bool = True) -> str:
+        told = self._running()
+        place, inventory = told["place"] or told["reply"], told["inventory"]
+        return self._transcript.describe(place, inventory, None, newest_first=newest_first)
 
     def _running(self) -> dict[str, Any]:
         if self._told is None:

@@ -1,4 +1,8 @@
-"""The state of a text game as one line: what is here now first, the oldest history last."""
+"""The state of a text game as one line: what is here now at one end, the past at the other.
+
+Whoever reads it may have to cut it: the world model cuts the end, the language model's prompt the
+beginning.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +43,14 @@ class Transcript:
     def add(self, command: str, reply: str | None) -> None:
         self._entries.append((command, clean(reply)))
 
-    def describe(self, description: str | None, inventory: str | None, goal: str | None) -> str:
+    def describe(
+        self,
+        description: str | None,
+        inventory: str | None,
+        goal: str | None,
+        *,
+        newest_first: bool = True,
+    ) -> str:
         """The state after the newest command; a reply that only repeats the place is left out."""
         place = clean(description)
         parts = [place, clean(inventory)]
@@ -51,4 +62,7 @@ class Transcript:
             parts.append(f"Last: {entries[0]}")
         parts.append(f"Goal: {clean(goal)}" if clean(goal) else "")
         parts += [f"Before: {entry}" for entry in entries[1:]]
-        return " ".join(part for part in parts if part)[:LONGEST_TEXT]
+        told = [part for part in parts if part]
+        if newest_first:
+            return " ".join(told)[:LONGEST_TEXT]
+        return " ".join(reversed(told))[-LONGEST_TEXT:]

@@ -48,7 +48,9 @@ class TextWorldEnv(gymnasium.Env[str, np.int64]):
         history: int = 2,
         tell_solution: bool = False,
     ) -> None:
-        """tell_solution: info["policy_commands"] are commands that win from there; for tests."""
+        """tell_solution: info["policy_commands"] are commands that win from there; for tests and
+        for demonstrations, never in a run.
+        """
         parse_options(kind, options)
         check_seeds(tuple(seeds), "seeds")
         check_range("max_commands", max_commands, 2, 10_000)
@@ -82,7 +84,7 @@ class TextWorldEnv(gymnasium.Env[str, np.int64]):
         self._state = self._game().reset()
         self._n_steps = 0
         self._transcript.clear()
-        return self.prompt(), self._info(is_over=False)
+        return self._describe(), self._info(is_over=False)
 
     def step(self, action: np.int64 | int) -> tuple[str, float, bool, bool, Info]:
         before = self._running()
@@ -94,7 +96,7 @@ class TextWorldEnv(gymnasium.Env[str, np.int64]):
         self._transcript.add(command, self._state.feedback)
         truncated = not is_over and self._n_steps >= self.max_steps
         reward = float(self._state.score - before.score)
-        return self.prompt(), reward, bool(is_over), truncated, self._info(bool(is_over))
+        return self._describe(), reward, bool(is_over), truncated, self._info(bool(is_over))
 
     def close(self) -> None:
         for game in self._open.values():
@@ -124,12 +126,17 @@ class TextWorldEnv(gymnasium.Env[str, np.int64]):
         return self._level
 
     def prompt(self) -> str:
-        """The state as one line of text; the observation is the same."""
-        state = self._running()
-        return self._transcript.describe(state.description, state.inventory, state.objective)
+        """The observation with the oldest history first, since prompts are cut at the beginning."""
+        return self._describe(newest_first=False)
 
     def option_texts(self) -> tuple[str, ...]:
         return self.commands
+
+    def _describe(self, *, newest_first: bool = True) -> str:
+        state = self._running()
+        return self._transcript.describe(
+            state.description, state.inventory, state.objective, newest_first=newest_first
+        )
 
     def _running(self) -> Any:
         if self._state is None:

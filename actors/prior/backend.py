@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from learner.language.prompt import ScoreRequest
 
-BASE_VERSION = 0  # the model as it was loaded; adapters count from 1
+BASE_VERSION = 0  # the model as it was loaded, or with its warm start; adapters count from 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +116,14 @@ class LocalPriorTransport:
 
     def forget(self, handle: Hashable) -> None:
         self._answers.pop(handle, None)
+
+
+def refuse_no_warm_start(refusal: PublishReport) -> None:
+    """Raises RuntimeError if what was refused is what the run begins with: nothing older is left,
+    and the bare model would answer something else than the run was asked for.
+    """
+    if refusal.version == BASE_VERSION:
+        raise RuntimeError(f"the engine refuses the adapter of prior.adapter: {refusal.reason}")
 
 
 def invalid_reason(log_probs: NDArray[np.float32], n_answers: int) -> str:

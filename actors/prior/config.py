@@ -18,6 +18,7 @@ class PriorConfig:
 
     enabled: bool = True  # false starts no language model at all
     model: str | None = None  # folder or Hugging Face name of a causal LM; none = a tiny one
+    adapter: str | None = None  # folder made by launch/pretrain_prior.py, to begin with
     # vllm batches questions over actors and caches prefixes; transformers runs anywhere
     backend: Literal["vllm", "transformers"] = "vllm"
 

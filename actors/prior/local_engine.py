@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from actors.prior.backend import Health, PublishReport, ScoreBatch
+from actors.prior.backend import Health, PublishReport, ScoreBatch, refuse_no_warm_start
 from actors.prior.config import PriorConfig
 from actors.prior.transformers_backend import TransformersBackend
 from learner.language.adapter import published_adapters
@@ -32,8 +32,10 @@ class LocalPriorEngine:
         began = time.monotonic()
         self._backend = TransformersBackend(config, resolve_model(config.model), device=device)
         for adapter in reversed(published_adapters(Path(adapters_dir)) if adapters_dir else []):
-            if self._backend.publish(adapter.version, adapter.path).accepted:
+            report = self._backend.publish(adapter.version, adapter.path)
+            if report.accepted:
                 break
+            refuse_no_warm_start(report)
         self.start_s = time.monotonic() - began
 
     def score(self, requests: Sequence[ScoreRequest]) -> ScoreBatch:

@@ -26,6 +26,7 @@ from actors.prior.backend import (
     PriorUnavailable,
     PublishReport,
     ScoreBatch,
+    refuse_no_warm_start,
 )
 from actors.prior.config import PriorConfig
 from learner.language.adapter import published_adapters
@@ -73,8 +74,8 @@ class PriorEngineActor:
         adapters_dir: str | Path | None = None,
         device: str = "cpu",
     ) -> None:
-        """`max_lora_rank` is the language learner's, 0 where none runs. From `adapters_dir` the
-        newest adapter that passes its check is loaded at start.
+        """`max_lora_rank` is the language learner's or the warm start's, 0 without both. From
+        `adapters_dir` the newest adapter that passes its check is loaded at start.
         """
         self._config = config
         self._max_lora_rank = max_lora_rank
@@ -144,6 +145,7 @@ class PriorEngineActor:
                 report = await backend.publish(adapter.version, adapter.path)
                 if report.accepted:
                     break
+                refuse_no_warm_start(report)
         return (await backend.health()).version
 
     async def _guard(self, answer: Awaitable[Answer]) -> Answer:

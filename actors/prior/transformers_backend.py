@@ -21,6 +21,8 @@ from learner.language.adapter import AdapterCheck, holds_whole_model
 from learner.language.prompt import ScoreRequest
 from learner.language.scoring import answer_log_probs, load_causal_lm
 
+_BARE = BASE_VERSION - 1  # no adapter at all, which BASE_VERSION may be
+
 
 class TransformersBackend:
     """Scores on one device, one call at a time."""
@@ -33,7 +35,7 @@ class TransformersBackend:
         self._dtype, self._device = dtype, device
         self._tolerance = config.largest_gap(dtype)
         self._batch = config.max_concurrent
-        self._version = BASE_VERSION
+        self._version = _BARE
         self._n_scored = self._n_published = self._n_refused = 0
 
     def score(self, requests: Sequence[ScoreRequest]) -> ScoreBatch:
@@ -44,7 +46,7 @@ class TransformersBackend:
                 rows = answer_log_probs(self._model, part, self._pad_id)
                 answers += [row.cpu().numpy() for row in rows]
         self._n_scored += len(requests)
-        return ScoreBatch(tuple(answers), self._version)
+        return ScoreBatch(tuple(answers), max(self._version, BASE_VERSION))
 
     def publish(self, version: int, path: str) -> PublishReport:
         """Loads and checks an adapter or a whole model; a wrong one is dropped and the one before
@@ -84,7 +86,7 @@ class TransformersBackend:
     def health(self) -> Health:
         return Health(
             f"transformers pid {os.getpid()}",
-            self._version,
+            max(self._version, BASE_VERSION),
             self._n_scored,
             self._n_published,
             self._n_refused,
@@ -102,15 +104,15 @@ class TransformersBackend:
 
     def _drop(self, version: int) -> None:
         """Forgets an adapter that does not serve; the last one of all stays loaded, disabled."""
-        if not isinstance(self._model, PeftModel) or version == BASE_VERSION:
+        if not isinstance(self._model, PeftModel) or version == _BARE:
             return
-        if self._version != BASE_VERSION:
+        if self._version != _BARE:
             self._model.set_adapter(_name(self._version))
         if len(self._model.peft_config) > 1:
             self._model.delete_adapter(_name(version))
 
     def _base_only(self) -> object:
-        if isinstance(self._model, PeftModel) and self._version == BASE_VERSION:
+        if isinstance(self._model, PeftModel) and self._version == _BARE:
             return self._model.disable_adapter()
         return nullcontext()
 

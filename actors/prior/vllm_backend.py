@@ -37,6 +37,7 @@ from learner.language.answer_trie import AnswerTrie
 from learner.language.prompt import ScoreRequest, Thought
 
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM accepts as its largest rank
+_FIRST_ID = 1  # vLLM numbers adapters from 1, our versions begin with 0
 OLD_VERSIONS = 1  # versions kept loaded behind the serving one, for requests under way
 
 
@@ -95,7 +96,8 @@ class VllmBackend:
         the questions under way are answered.
         """
         async with self._publishing:
-            if version == self._version:  # loaded at start, before the call came
+            is_warm_start = version == BASE_VERSION and self._adapter is None
+            if version == self._version and not is_warm_start:  # loaded before the call came
                 return PublishReport(version, True, np.nan)
             if version < self._version:
                 return self._refuse(version, np.nan, f"version {self._version} is serving")
@@ -113,7 +115,7 @@ class VllmBackend:
             return report
 
     async def _publish_adapter(self, version: int, path: str, check: AdapterCheck) -> PublishReport:
-        adapter = LoRARequest(f"v{version}", version, path)
+        adapter = LoRARequest(f"v{version}", version + _FIRST_ID, path)
         try:
             await self._engine.add_lora(adapter)
         except EngineDeadError as error:
@@ -123,7 +125,7 @@ class VllmBackend:
             return self._refuse(version, np.nan, str(error))
         gap, reason = await self._gap(check, adapter)
         if gap > self._tolerance:
-            await self._engine.remove_lora(version)
+            await self._engine.remove_lora(adapter.lora_int_id)
             return self._refuse(version, gap, reason)
         self._adapter = adapter
         self._loaded.append(adapter)
@@ -192,14 +194,14 @@ class VllmBackend:
 
     @property
     def _version(self) -> int:
-        return self._adapter.lora_int_id if self._adapter is not None else self._whole_version
+        return self._whole_version if self._adapter is None else _version_of(self._adapter)
 
     async def _score(
         self, requests: Sequence[ScoreRequest], adapter: LoRARequest | None
     ) -> ScoreBatch:
         rows = await asyncio.gather(*(self._score_one(request, adapter) for request in requests))
         self._n_scored += len(requests)
-        version = adapter.lora_int_id if adapter is not None else self._whole_version
+        version = self._whole_version if adapter is None else _version_of(adapter)
         return ScoreBatch(tuple(rows), version)
 
     async def _score_one(
@@ -276,3 +278,7 @@ class VllmBackend:
     def _refuse(self, version: int, gap: float, reason: str) -> PublishReport:
         self._n_refused += 1
         return PublishReport(version, False, float(gap), reason)
+
+
+def _version_of(adapter: LoRARequest) -> int:
+    return adapter.lora_int_id - _FIRST_ID

@@ -23,6 +23,7 @@ from launch.control.resources import (
     SEARCH_GPU_SHARE,
 )
 from launch.control.runtime import Child, Links, Resources, Runtime
+from launch.control.warm_start import ADAPTERS_FOLDER, served_rank
 from launch.monitoring.monitor import MonitorConfig
 from launch.monitoring.monitor_actor import MonitorActor
 from learner.bad_numbers import BAD_BATCHES_FOLDER
@@ -35,7 +36,6 @@ from replay_service.segment import GameSpec
 SEARCH_SEED_STREAM = 2_000_003
 REPLAY_SEED_STREAM = 5_000_011  # from one shard to the next
 REANALYSIS_SEED_STREAM = 3_000_017
-ADAPTERS_FOLDER = "adapters"  # in the run directory
 
 
 def search_seats(config: Config) -> list[int]:
@@ -207,14 +207,13 @@ class Fleet:
     def _start_prior_engine(self) -> Child:
         config = self._config
         on_gpu = self._device == "cuda"
-        takes_adapters = config.language.enabled and config.language.publish == "adapter"
         return self._runtime.start(
             "prior-engine",
             "prior_engine",
             self._links.prior_engine_class,
             {
                 "config": config.prior,
-                "max_lora_rank": config.language.lora_rank if takes_adapters else 0,
+                "max_lora_rank": served_rank(config),
                 "adapters_dir": self._run_dir / ADAPTERS_FOLDER,
                 "device": self._device,
             },

@@ -15,6 +15,7 @@ from launch.config import Config, ConfigError
 from launch.control.fleet import search_seats
 from launch.control.pacing import make_limiter
 from launch.control.remote_store import RemoteStore, StoreError
+from launch.control.warm_start import check_warm_start_of
 from learner.language.losses import NEEDS_ADVANTAGES
 from learner.language.model_folder import resolve_model
 from learner.language.prompt_config import read_examples
@@ -42,7 +43,7 @@ def preflight(config: Config, console: Console) -> tuple[GameSpec, str]:
         make_limiter(config)
         if config.prior.enabled:
             # Built or found here once, so that no child has to.
-            resolve_model(config.prior.model)
+            check_warm_start_of(config, resolve_model(config.prior.model))
             if config.prior.prompt.examples is not None:
                 read_examples(Path(config.prior.prompt.examples))
             if config.language.enabled:

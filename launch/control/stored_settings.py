@@ -46,7 +46,8 @@ SAFE_TO_CHANGE = (
     "search.",
 )
 # Not safe although listed above, where a language model is tuned: its adapter belongs to these.
-BOUND_TO_ADAPTER = ("prior.model", "language.lora_rank", "language.lora_alpha")
+# That of a warm start is what the tuned one is measured against, for as long as the run lasts.
+BOUND_TO_ADAPTER = ("prior.model", "prior.adapter", "language.lora_rank", "language.lora_alpha")
 # What a checkpoint of another run must agree in to be found by a search.
 SAME_TASK = ("env.id", "env.action_set", "model.")
 

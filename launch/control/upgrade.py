@@ -6,16 +6,14 @@ that come later. The folder as it was stays beside the new one, as .bak.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from launch.config import Config
 from launch.control.checkpoint import (
     BACKUP_SUFFIX,
     COUNTERS,
@@ -28,9 +26,9 @@ from launch.control.checkpoint import (
 )
 from launch.control.metadata import describe, read_metadata
 from launch.control.run_directory import CONFIG_FILE
+from launch.control.saved_replay import load_replay
 from launch.control.stored_settings import read_settings_file
 from learner.checkpoint import AVERAGE_FILE, MODEL_FILE
-from replay_service import GameSpec, Replay
 from replay_service.snapshot import FORMAT_VERSION as REPLAY_VERSION
 from replay_service.snapshot import STATE_FILE
 
@@ -169,18 +167,9 @@ def _old_snapshots(folder: Path) -> list[Path]:
 def _renew_snapshots(folder: Path, run_dir: Path) -> None:
     config = read_metadata(folder).settings.config
     for snapshot in _old_snapshots(folder):
-        replay = _replay_of(config, json.loads((snapshot / STATE_FILE).read_text())["spec"])
-        replay.load(snapshot)
+        replay = load_replay(config, snapshot)
         shutil.rmtree(snapshot)
         replay.save(snapshot)
-
-
-def _replay_of(config: Config, spec: Mapping[str, object]) -> Replay:
-    if not isinstance(spec, dict) or not isinstance(spec.get("obs_shape"), list):
-        raise CheckpointError(f"{STATE_FILE} does not say what its game is like")
-    game = GameSpec(**{**spec, "obs_shape": tuple(spec["obs_shape"])})
-    on_host = replace(config.replay.of_one_shard, device="cpu")
-    return Replay(on_host, config.targets, game, seed=0)
 
 
 STEPS = (

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,13 +19,16 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
+from torch import Tensor
 
 from learner.language.answer_trie import AnswerTrie
 from learner.language.prompt import ScoreRequest
 
 KEPT_VERSIONS = 3  # an engine may still serve the one before the newest
+WARM_START_VERSION = 0  # what a run begins with, where it is not the bare model; never removed
+WEIGHTS_FILE, SETTINGS_FILE = "adapter_model.safetensors", "adapter_config.json"  # peft's names
 _FOLDER = re.compile(r"adapter-(\d{6,})")
-_CHECK_FILE = "check.json"
+CHECK_FILE = "check.json"
 LARGEST_CHECK_BYTES = 4_000_000
 
 
@@ -53,12 +57,12 @@ class AdapterCheck:
             "answers": [request.answers for request in self.requests],
             "log_probs": [row.tolist() for row in self.log_probs],
         }
-        (folder / _CHECK_FILE).write_text(json.dumps(content), encoding="utf-8")
+        (folder / CHECK_FILE).write_text(json.dumps(content), encoding="utf-8")
 
     @classmethod
     def read(cls, folder: Path) -> AdapterCheck:
         """Raises ValueError when the folder is gone or has no readable check."""
-        path = folder / _CHECK_FILE
+        path = folder / CHECK_FILE
         try:
             if path.stat().st_size > LARGEST_CHECK_BYTES:
                 raise ValueError(f"it has more than {LARGEST_CHECK_BYTES:,} bytes")
@@ -73,7 +77,7 @@ class AdapterCheck:
             check._validate()
             return check
         except (OSError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
-            raise ValueError(f"adapter {folder} has no usable {_CHECK_FILE}: {error}") from error
+            raise ValueError(f"adapter {folder} has no usable {CHECK_FILE}: {error}") from error
 
     def _validate(self) -> None:
         if not len(self.requests) == len(self.log_probs) > 0:
@@ -95,6 +99,38 @@ class AdapterCheck:
         ]
         worst = max(gaps, default=np.inf)
         return worst if np.isfinite(worst) else np.inf
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The tensors of an adapter. Raises ValueError if they can't be read or are not finite."""
+    try:
+        tensors = load_file(folder / WEIGHTS_FILE)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{folder / WEIGHTS_FILE} can't be read: {error}") from error
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"{folder / WEIGHTS_FILE}: {name} holds NaN or infinity")
+    return tensors
+
+
+def load_weights(folder: Path, trained: Mapping[str, Tensor]) -> None:
+    """Puts an adapter's values into the parameters `trained`, by their names in a peft model.
+
+    Raises ValueError, before anything changes, if it is an adapter of another model or rank.
+    """
+    saved = read_weights(folder)
+    wanted = {name.replace(".default.", "."): p for name, p in trained.items()}
+    unmatched = sorted(wanted.keys() ^ saved.keys()) or [
+        name for name, p in wanted.items() if p.shape != saved[name].shape
+    ]
+    if unmatched:
+        raise ValueError(
+            f"adapter {folder} and this model disagree on {', '.join(unmatched[:3])}; it was made "
+            "for another prior.model or language.lora_rank"
+        )
+    with torch.no_grad():
+        for name, parameter in wanted.items():
+            parameter.copy_(saved[name])
 
 
 def holds_whole_model(folder: Path) -> bool:
@@ -151,4 +187,5 @@ def published_adapters(root: Path) -> list[Adapter]:
 
 def remove_old_adapters(root: Path) -> None:
     for adapter in published_adapters(root)[:-KEPT_VERSIONS]:
-        shutil.rmtree(adapter.path, ignore_errors=True)
+        if adapter.version != WARM_START_VERSION:
+            shutil.rmtree(adapter.path, ignore_errors=True)

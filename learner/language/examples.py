@@ -22,6 +22,21 @@ class Example:
     lesson: Lesson
 
 
+def usable_rows(batch: TextBatch) -> list[int]:
+    """The states with a prompt, at least two options, and finite shares on them."""
+    usable = []
+    policies = torch.as_tensor(batch.policy, dtype=torch.float32)
+    for row, (prompt, options) in enumerate(zip(batch.prompt, batch.options, strict=True)):
+        # One option teaches nothing; an option text "" was not legal.
+        listed = [action for action, text in enumerate(options) if text.strip()]
+        if not prompt or len(listed) < 2:
+            continue
+        shares = policies[row, listed]
+        if torch.isfinite(shares).all() and shares.sum() > 0:
+            usable.append(row)
+    return usable
+
+
 def read_examples(
     batch: TextBatch, builder: PromptBuilder, rng: np.random.Generator, config: LossConfig
 ) -> list[Example]:
@@ -38,15 +53,11 @@ def read_examples(
         )
     examples: list[Example] = []
     policies = torch.as_tensor(batch.policy, dtype=torch.float32)
-    for row, (prompt, options) in enumerate(zip(batch.prompt, batch.options, strict=True)):
-        # One option teaches nothing; an option text "" was not legal.
-        if not prompt or sum(1 for text in options if text.strip()) < 2:
-            continue
-        scoring = builder.build(prompt, options, variant=int(rng.integers(N_VARIANTS)))
+    for row in usable_rows(batch):
+        variant = int(rng.integers(N_VARIANTS))
+        scoring = builder.build(batch.prompt[row], batch.options[row], variant=variant)
         actions = list(scoring.actions)
         shares = policies[row, actions]
-        if not torch.isfinite(shares).all() or shares.sum() <= 0:
-            continue
         lesson = Lesson(shares / shares.sum())
         if config.name != "sft":
             action = int(batch.action[row])

@@ -10,7 +10,7 @@ import copy
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -21,16 +21,20 @@ from torch import Tensor
 
 from learner.bad_numbers import BadBatches, BadStep
 from learner.language.adapter import (
+    WARM_START_VERSION,
     Adapter,
     AdapterCheck,
     adapter_folder,
+    load_weights,
     published_adapters,
     remove_old_adapters,
 )
 from learner.language.config import LanguageConfig
 from learner.language.examples import Example, read_examples
+from learner.language.language_report import LanguageReport
 from learner.language.language_state import LanguageState, read_state, write_state
 from learner.language.losses import language_losses, scaled_advantages
+from learner.language.measurement import Measurement, measure
 from learner.language.prompt import PromptBuilder, ScoreRequest
 from learner.language.prompt_config import PromptConfig
 from learner.language.reference import Reference
@@ -47,29 +51,6 @@ class TextSource(Protocol):
         """Some examples, or None while replay holds no prompts."""
 
 
-@dataclass(frozen=True, slots=True)
-class LanguageReport:
-    """One train call. `adapter` is what was published in it, if anything.
-
-    metrics: means over the updates; the loss, KL to the visit shares (nats), entropy of the
-             model's label distribution, its probability on labels, supervised states per update;
-             of updates that were not finite only where there was no other
-    seconds: sample_wait, compute, publish
-    """
-
-    n_updates: int
-    updates: int  # since the start of the run
-    metrics: dict[str, float]
-    seconds: dict[str, float]
-    adapter: Adapter | None
-    bad_steps: tuple[BadStep, ...] = ()
-    n_bad_in_a_row: int = 0  # at the end of the call, across calls
-
-    @property
-    def last_update(self) -> int:
-        return self.updates
-
-
 class LanguageLearner:
     """Owns the trainable model; publishes a new adapter folder every few updates."""
 
@@ -84,7 +65,8 @@ class LanguageLearner:
         device: str = "cpu",
         bad_batches_dir: Path | None = None,
     ) -> None:
-        """New versions continue after those found in `adapters_dir`.
+        """Starts from the warm start in `adapters_dir`, if there is one; new versions continue
+        after those found there.
 
         bad_batches_dir: where batches go whose updates were not finite; None keeps none
         """
@@ -105,6 +87,9 @@ class LanguageLearner:
         # Deterministic gradients need no train mode: there is no dropout to switch on.
         self._model.eval()
         self._trained = {n: p for n, p in self._model.named_parameters() if p.requires_grad}
+        warm_start = adapter_folder(adapters_dir, WARM_START_VERSION)
+        if warm_start.is_dir():
+            load_weights(warm_start, self._trained)
         self._optimizer = torch.optim.AdamW(
             self._trained.values(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
@@ -196,6 +181,13 @@ class LanguageLearner:
             for name, value in self._step(examples, batch).items():
                 metrics[name] = metrics.get(name, 0.0) + value / config.steps_per_batch
         return metrics
+
+    def measure(self, batch: TextBatch) -> Measurement:
+        """How well the model answers all states of `batch` now; nothing is learnt from them."""
+        loss = replace(self._config.loss, name="sft")
+        # The same labels each time, and none of the random numbers of learning.
+        examples = read_examples(batch, self._builder, np.random.default_rng(0), loss)
+        return measure(self._log_probs, examples, self._config.micro_batch_size, loss)
 
     def _step(self, examples: Sequence[Example], batch: TextBatch) -> dict[str, float]:
         self._optimizer.zero_grad(set_to_none=True)

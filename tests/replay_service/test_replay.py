@@ -118,7 +118,7 @@ def test_text_is_drawn_uniformly_from_trainable_steps_with_a_prompt(
     replay = make_replay()
     assert replay.sample_text(4) is None
     replay.add([make_segment(vector_spec, 20)])
-    assert replay.sample_text(4) is None
+    assert replay.sample_text(4) is None and replay.text_sampler.everything() is None
     segment = make_segment(
         vector_spec, 20, sequence=1, with_text=True, ending="open", n_trainable=10
     )
@@ -130,6 +130,11 @@ def test_text_is_drawn_uniformly_from_trainable_steps_with_a_prompt(
     assert set(batch.options) == {segment.options[0]}
     rows = {tuple(row) for row in batch.policy.tolist()}
     assert rows == {tuple(row) for row in segment.policy[steps].astype(np.float32).tolist()}
+    everything = replay.text_sampler.everything()
+    assert everything is not None
+    assert everything.prompt == tuple(segment.prompt[i] for i in steps)
+    assert np.array_equal(everything.policy, segment.policy[steps].astype(np.float32))
+    assert everything.action.tolist() == segment.action[steps].tolist()
 
 
 def test_legal_masks_may_arrive_late(make_replay, make_segment, vector_spec):

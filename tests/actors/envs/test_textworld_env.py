@@ -116,6 +116,9 @@ def test_history_tells_earlier_commands_newest_first(cache):
         assert reward == 0.0
     assert text.index("Last: examine coin") < text.index("Before: look")
     assert "Before: inventory" not in text
+    prompt = env.prompt()
+    assert prompt.index("Before: look") < prompt.index("Last: examine coin")
+    assert sorted(prompt.split()) == sorted(text.split())
     env.reset()
     assert "Last:" not in env.prompt()
 

@@ -151,12 +151,12 @@ def test_a_checkpoint_named_by_path_is_compared_too():
     assert not Path("runs/new").exists()
 
 
-@pytest.mark.parametrize("name", ["prior.model", "language.lora_rank"])
+@pytest.mark.parametrize("name", ["prior.model", "prior.adapter", "language.lora_rank"])
 def test_what_a_tuned_adapter_belongs_to_may_not_change(name):
     section, _, field = name.partition(".")
     config = Config()
     tuned = {"language": dataclasses.replace(config.language, enabled=True)}
-    value = {"model": "some/model", "lora_rank": 4}[field]
+    value = {"model": "some/model", "adapter": "warm", "lora_rank": 4}[field]
     base = tuned.get(section, getattr(config, section))
     make_run("runs/a", **tuned)
     make_run("runs/b")
