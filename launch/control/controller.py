@@ -258,13 +258,13 @@ class Controller:
 
     def _on_ping(self, call: Call, pid: int) -> None:
         if call.child.role == "prior_engine" and call.child.pid != pid:
-            self._tuning.is_prior_ready = True
-            self._reporter.event("prior_engine_ready", pid=pid)
+            self._tuning.publishing.engine_ready(call.child)
+            self._reporter.event("prior_engine_ready", engine=call.child.name, pid=pid)
         self._supervisor.answers_ping(call, pid)
 
     def _on_published(self, call: Call, answer: int | PublishReport) -> None:
         if isinstance(answer, PublishReport):
-            self._tuning.published(call, answer)
+            self._tuning.publishing.answered(call, answer)
 
     def _on_done(self, call: Call, answer: None) -> None:
         """A new learner has its checkpoint, or the monitor knows a process; nothing follows."""
@@ -285,7 +285,7 @@ class Controller:
         refuse_starved(self._config, self.progress, failure)
         self._lost(self._supervisor.recover(failure))
         if failure.call.child.role == "prior_engine":
-            self._tuning.is_prior_ready = False
+            self._tuning.publishing.engine_lost(failure.call.child)
 
     def _lost(self, calls: Sequence[Call]) -> None:
         """What these calls were asked to do will not be done by them."""
