@@ -106,6 +106,14 @@ class PriorEngineActor:
         await self.start()
         return await self._guard(self._backend.publish(version, path))
 
+    async def withdraw(self, version: int) -> None:
+        """Goes back from a version that is wrong on some engine to the newest on disk that is not
+        withdrawn.
+        """
+        await self.start()
+        await self._guard(self._backend.withdraw(version))
+        await self._guard(self._load_newest(self._backend))
+
     async def health(self) -> Health:
         await self.start()
         return await self._guard(self._backend.health())
@@ -170,6 +178,10 @@ class ThreadedBackend:
     async def publish(self, version: int, path: str) -> PublishReport:
         async with self._turn:
             return await asyncio.to_thread(self._backend.publish, version, path)
+
+    async def withdraw(self, version: int) -> None:
+        async with self._turn:
+            await asyncio.to_thread(self._backend.withdraw, version)
 
     async def health(self) -> Health:
         return self._backend.health()

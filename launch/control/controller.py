@@ -114,6 +114,7 @@ class Controller:
             "load": self._on_done,
             "refresh": self._on_refresh,
             "watch": self._on_done,
+            "withdraw": self._on_done,
             "sample": self._on_monitor_sample,
             "stats": self._on_stats,
         }
@@ -266,8 +267,10 @@ class Controller:
         if isinstance(answer, PublishReport):
             self._tuning.publishing.answered(call, answer)
 
-    def _on_done(self, call: Call, answer: None) -> None:
-        """A new learner has its checkpoint, or the monitor knows a process; nothing follows."""
+    def _on_done(self, call: Call, answer: object) -> None:
+        """Nothing follows: a new learner has its checkpoint, the monitor knows a process, an engine
+        has gone back.
+        """
 
     def _on_monitor_sample(self, call: Call, sample: dict[str, float]) -> None:
         self._reporter.resources(sample)

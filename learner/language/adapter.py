@@ -1,8 +1,8 @@
 """Published adapters, or models they are merged into, on disk: one new folder per version.
 
-A folder gets its name only when it is complete, and is never written again. `check.json` in it
-holds prompts and the trainer's log-probabilities, by which an engine sees that it loaded the
-right weights.
+A folder gets its name only when it is complete, and is never written again, but for the mark of a
+version that was withdrawn. `check.json` in it holds prompts and the trainer's log-probabilities, by
+which an engine sees that it loaded the right weights.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from learner.language.prompt import ScoreRequest
 KEPT_VERSIONS = 3  # an engine may still serve the one before the newest
 _FOLDER = re.compile(r"adapter-(\d{6,})")
 _CHECK_FILE = "check.json"
+_WITHDRAWN_FILE = "withdrawn"
 LARGEST_CHECK_BYTES = 4_000_000
 
 
@@ -57,7 +59,9 @@ class AdapterCheck:
 
     @classmethod
     def read(cls, folder: Path) -> AdapterCheck:
-        """Raises ValueError when the folder is gone or has no readable check."""
+        """Raises ValueError when the folder is gone, has no readable check, or was withdrawn."""
+        if (folder / _WITHDRAWN_FILE).exists():
+            raise ValueError(f"adapter {folder} was withdrawn: an engine's answers differed")
         path = folder / _CHECK_FILE
         try:
             if path.stat().st_size > LARGEST_CHECK_BYTES:
@@ -147,6 +151,12 @@ def published_adapters(root: Path) -> list[Adapter]:
         return []
     found = [(m, p) for p in root.iterdir() if (m := _FOLDER.fullmatch(p.name))]
     return sorted((Adapter(int(m[1]), str(p)) for m, p in found), key=lambda a: a.version)
+
+
+def mark_withdrawn(folder: Path) -> None:
+    """From now on no engine takes this version; a folder that is gone can't be taken anyway."""
+    with suppress(OSError):
+        (folder / _WITHDRAWN_FILE).touch()
 
 
 def remove_old_adapters(root: Path) -> None:

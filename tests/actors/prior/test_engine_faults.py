@@ -26,7 +26,7 @@ from actors.prior.client import PriorClient
 from actors.prior.config import PriorConfig
 from actors.prior.prior_engine_actor import RayPriorTransport
 from actors.prior.transformers_backend import TransformersBackend
-from learner.language.adapter import Adapter
+from learner.language.adapter import Adapter, mark_withdrawn
 from learner.language.prompt import PromptBuilder, ScoreRequest
 from tests.actors.prior.conftest import EngineStarter
 from tests.actors.prior.tuned_versions import RANK, tampered, tuned_versions
@@ -151,16 +151,30 @@ def test_a_folder_deleted_behind_its_engine_harms_nobody(pair: Pair) -> None:
     assert ask(client, "still").available.all() and fallbacks(client) == {}
 
 
-def test_one_engine_may_refuse_what_the_other_takes(pair: Pair, tmp_path: Path) -> None:
+def test_a_version_that_one_engine_refuses_is_withdrawn_from_the_other(
+    pair: Pair, tmp_path: Path
+) -> None:
+    """Answers are those of the version before again, and the version after is taken by both."""
+    requests = [question(pair, f"state {i}") for i in range(4)]
+    expected = ray.get(pair.engines[1].score.remote(requests))
+    client = pair.client(home=1)
     wrong, right = tampered(pair.adapters[2], tmp_path), move(pair.adapters[2], pair.folder)
     refused = ray.get(pair.engines[0].publish.remote(3, str(wrong)))
     accepted = ray.get(pair.engines[1].publish.remote(3, right.path))
     assert (refused.accepted, accepted.accepted) == (False, True)
-    client = pair.client()
-    pending = client.ask(["a state"], [OPTIONS])
-    pending.collect()
-    assert pending.versions.tolist() == [2]
-    assert ray.get(pair.engines[0].publish.remote(3, right.path)).accepted
+    assert ask(client, "state 0").available.all() and client.version == 3
+    mark_withdrawn(Path(right.path))
+    ray.get(pair.engines[1].withdraw.remote(3))
+    served = ray.get(pair.engines[1].score.remote(requests))
+    assert (served.version, expected.version) == (2, 2)
+    for ours, before in zip(served.log_probs, expected.log_probs, strict=True):
+        np.testing.assert_allclose(ours, before, atol=1e-5)
+    assert ask(client, "state 1").available.all() and client.version == 2
+    assert "withdrawn" in ray.get(pair.engines[0].publish.remote(3, right.path)).reason
+    after = pair.folder / "adapter-000004"
+    shutil.copytree(pair.adapters[2].path, after)
+    reports = ray.get([engine.publish.remote(4, str(after)) for engine in pair.engines])
+    assert all(report.accepted for report in reports)
 
 
 def question(pair: Pair, text: str) -> ScoreRequest:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from time import monotonic
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,11 +21,12 @@ class Engines:
     """A runtime whose children answer one call at a time, when told."""
 
     sent: dict[str, list[int]] = field(default_factory=dict)
+    withdrawn: dict[str, list[int]] = field(default_factory=dict)
     answers: Child | None = None  # who may answer now
 
     def call(self, child, method, *args, deadline_s, with_payload):
-        assert method == "publish"
-        self.sent.setdefault(child.name, []).append(args[0])
+        sent = {"publish": self.sent, "withdraw": self.withdrawn}[method]
+        sent.setdefault(child.name, []).append(args[0])
         return Call(child, method, monotonic(), deadline_s, answer=None, args=args)
 
     def wait(self, calls, timeout_s):
@@ -39,8 +41,7 @@ class Figures:
         self.publications: dict[str, float] = {}
 
     def event(self, kind: str, **fields: object) -> None:
-        assert kind == "adapter_published"
-        self.events.append(fields)
+        self.events.append({"event": kind, **fields})
 
     def publishing(self, figures: dict[str, float]) -> None:
         self.publications = figures
@@ -62,13 +63,14 @@ class Bench:
         self.publishing = Publishing(self.calls, Fleet(self.children), self.reporter)
         self.version = 0
 
-    def publish(self) -> None:
+    def publish(self, path: str = "adapters") -> None:
         self.version += 1
-        self.publishing.publish(Adapter(self.version, f"adapters/{self.version}"))
+        self.publishing.publish(Adapter(self.version, path))
 
     def answer(self, index: int, *, accepted: bool = True, max_gap: float = 0.0) -> None:
         self.engines.answers = self.children[index]
         for call in self.calls.ready():
+            assert call.method == "publish"
             self.publishing.answered(call, PublishReport(call.args[0], accepted, max_gap))
 
     def fail(self, index: int) -> None:
@@ -136,3 +138,50 @@ def test_nothing_is_sent_to_an_engine_that_has_not_begun():
     assert bench.reporter.publications["prior_engines_ready"] == 1
     bench.publishing.engine_ready(bench.children[1])
     assert bench.sent(1) == [1]
+
+
+def test_a_version_that_is_wrong_on_one_engine_is_withdrawn_from_all(tmp_path):
+    bench = Bench()
+    for child in bench.children[:2]:
+        bench.publishing.engine_ready(child)
+    bench.publish(str(tmp_path))
+    bench.answer(1)
+    bench.answer(0, accepted=False, max_gap=0.5)
+    withdrawn = bench.engines.withdrawn
+    assert withdrawn == {"prior-engine-1": [1]} and list(tmp_path.iterdir())
+    assert [e["event"] for e in bench.reporter.events].count("adapter_withdrawn") == 1
+    assert bench.reporter.publications["prior_publications_withdrawn_total"] == 1
+    assert bench.reporter.publications["prior_publications_refused_total"] == 1
+    # Whoever looked on disk before the mark was there is told as well, and is not sent it.
+    bench.publishing.engine_ready(bench.children[2])
+    assert withdrawn == {"prior-engine-1": [1], "prior-engine-2": [1]} and not bench.sent(2)
+
+
+def test_the_newest_waits_for_no_withdrawal_and_two_refusals_are_one(tmp_path):
+    bench = Bench(2)
+    for child in bench.children:
+        bench.publishing.engine_ready(child)
+    bench.publish(str(tmp_path))
+    bench.publish(str(tmp_path))
+    bench.answer(0, accepted=False, max_gap=float("inf"))
+    assert bench.sent(0) == [1, 2]
+    bench.publishing.answered(
+        bench.calls.issue(bench.children[1], "publish", 1, str(tmp_path)),
+        PublishReport(1, False, 0.5),
+    )
+    assert bench.engines.withdrawn == {"prior-engine-1": [1]}
+    assert bench.reporter.publications["prior_publications_withdrawn_total"] == 1
+
+
+@pytest.mark.parametrize(
+    ("accepted", "max_gap"), [(True, float("nan")), (False, float("nan"))], ids=["known", "unread"]
+)
+def test_what_was_not_compared_is_not_withdrawn(tmp_path, accepted, max_gap):
+    """Another engine may well be able to read the folder."""
+    bench = Bench(2)
+    for child in bench.children:
+        bench.publishing.engine_ready(child)
+    bench.publish(str(tmp_path))
+    bench.answer(0, accepted=accepted, max_gap=max_gap)
+    assert not bench.engines.withdrawn and not list(tmp_path.iterdir())
+    assert bench.reporter.events[0]["max_gap"] is None
