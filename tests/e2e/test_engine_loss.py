@@ -13,7 +13,8 @@ from tests.e2e.test_env_faults import faulty_run
 
 TWO_ENGINES = shlex.split(
     """--num-actors 2 --replay.num-shards 1 --prior.enabled true --prior.backend transformers
-    --prior.num-engines 2 --prior.deadline-s 5 --language.enabled true
+    --prior.num-engines 2 --prior.deadline-s 5 --control.collect-deadline-s 60
+    --language.enabled true
     --schedule.wm-train-freq 16 --schedule.llm-train-freq 1 --language.publish-every 1"""
 )
 
