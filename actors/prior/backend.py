@@ -1,4 +1,4 @@
-"""What a language-model backend is: three verbs, score, publish and health, and their messages."""
+"""What a language-model backend is: score, publish, withdraw and health, and their messages."""
 
 from __future__ import annotations
 
@@ -62,6 +62,9 @@ class PriorBackend(Protocol):
 
     def publish(self, version: int, path: str) -> PublishReport: ...
 
+    def withdraw(self, version: int) -> None:
+        """Serves an older version, or the model as loaded, in its place."""
+
     def health(self) -> Health: ...
 
     def close(self) -> None: ...
@@ -73,6 +76,8 @@ class AsyncPriorBackend(Protocol):
     async def score(self, requests: Sequence[ScoreRequest]) -> ScoreBatch: ...
 
     async def publish(self, version: int, path: str) -> PublishReport: ...
+
+    async def withdraw(self, version: int) -> None: ...
 
     async def health(self) -> Health: ...
 

@@ -54,7 +54,7 @@ class PriorClient:
 
     @property
     def version(self) -> int:
-        """Newest adapter version that has answered; 0 is the model as loaded."""
+        """The adapter version that answered the newest question; 0 is the model as loaded."""
         return self._open.version
 
     def ask(

@@ -22,6 +22,7 @@ class PriorConfig:
     # vllm batches questions over actors and caches prefixes; transformers runs anywhere
     backend: Literal["vllm", "transformers"] = "vllm"
 
+    num_engines: int = 1  # engines side by side, each with a copy of the model; actors share them
     # steps of an environment from one question to the next; a change of its coarse state, where
     # it has one, or of its options asks at once. 1 asks at every step
     query_every: int = 1
@@ -48,7 +49,13 @@ class PriorConfig:
         for name in ("deadline_s", "retry_s", "temperature"):
             if not 0.0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("query_every", "max_in_flight", "max_concurrent", "kv_cache_mb"):
+        for name in (
+            "num_engines",
+            "query_every",
+            "max_in_flight",
+            "max_concurrent",
+            "kv_cache_mb",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.cache_size < 0:

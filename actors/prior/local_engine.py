@@ -31,11 +31,8 @@ class LocalPriorEngine:
         """Takes what PriorEngineActor takes; transformers needs no rank ahead."""
         began = time.monotonic()
         self._backend = TransformersBackend(config, resolve_model(config.model), device=device)
-        for adapter in reversed(published_adapters(Path(adapters_dir)) if adapters_dir else []):
-            report = self._backend.publish(adapter.version, adapter.path)
-            if report.accepted:
-                break
-            refuse_no_warm_start(report)
+        self._adapters_dir = adapters_dir
+        self._load_newest()
         self.start_s = time.monotonic() - began
 
     def score(self, requests: Sequence[ScoreRequest]) -> ScoreBatch:
@@ -43,6 +40,11 @@ class LocalPriorEngine:
 
     def publish(self, version: int, path: str) -> PublishReport:
         return self._backend.publish(version, path)
+
+    def withdraw(self, version: int) -> None:
+        """The newest on disk that is not withdrawn serves."""
+        self._backend.withdraw(version)
+        self._load_newest()
 
     def health(self) -> Health:
         return self._backend.health()
@@ -52,3 +54,11 @@ class LocalPriorEngine:
 
     def close(self) -> None:
         self._backend.close()
+
+    def _load_newest(self) -> None:
+        folder = self._adapters_dir
+        for adapter in reversed(published_adapters(Path(folder)) if folder else []):
+            report = self._backend.publish(adapter.version, adapter.path)
+            if report.accepted:
+                break
+            refuse_no_warm_start(report)

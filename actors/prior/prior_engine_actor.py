@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 
 from actors.prior.backend import (
     AsyncPriorBackend,
@@ -34,6 +34,8 @@ from learner.language.model_folder import resolve_model
 from learner.language.prompt import PromptBuilder, ScoreRequest
 
 MAX_CONCURRENT_CALLS = 512  # calls under way in one engine actor: env actors x halves, and spare
+AWAY_S = 30.0  # seconds for which a client leaves an engine alone that failed it or was late
+LATE_SHARE = 0.9  # of the deadline: when it is over, the next question is to go elsewhere
 
 Answer = TypeVar("Answer")
 
@@ -105,6 +107,14 @@ class PriorEngineActor:
         await self.start()
         return await self._guard(self._backend.publish(version, path))
 
+    async def withdraw(self, version: int) -> None:
+        """Goes back from a version that is wrong on some engine to the newest on disk that is not
+        withdrawn.
+        """
+        await self.start()
+        await self._guard(self._backend.withdraw(version))
+        await self._guard(self._load_newest(self._backend))
+
     async def health(self) -> Health:
         await self.start()
         return await self._guard(self._backend.health())
@@ -171,6 +181,10 @@ class ThreadedBackend:
         async with self._turn:
             return await asyncio.to_thread(self._backend.publish, version, path)
 
+    async def withdraw(self, version: int) -> None:
+        async with self._turn:
+            await asyncio.to_thread(self._backend.withdraw, version)
+
     async def health(self) -> Health:
         return self._backend.health()
 
@@ -179,16 +193,31 @@ class ThreadedBackend:
 
 
 class RayPriorTransport:
-    """Reaches a PriorEngineActor; travels to env actors inside their arguments."""
+    """Reaches PriorEngineActors; travels to env actors inside their arguments.
 
-    def __init__(self, engine: ActorHandle) -> None:
-        self._engine = engine
+    Each client has a home among the engines. One that fails or misses the deadline is left alone
+    for `AWAY_S`; meanwhile the next one round is asked. If all have failed, the home is asked.
+    """
+
+    def __init__(
+        self, *engines: ActorHandle, home: int = 0, deadline_s: float = float("inf")
+    ) -> None:
+        """home: index of an engine, modulo their number; deadline_s: `prior.deadline_s`"""
+        first = home % len(engines)
+        self._engines = [*engines[first:], *engines[:first]]
+        self._late_s = LATE_SHARE * deadline_s
+        self._away_until = [0.0] * len(engines)
+        self._sent: dict[Hashable, tuple[int, float]] = {}  # which engine, when
 
     def submit(self, requests: tuple[ScoreRequest, ...]) -> Hashable:
+        index, sent_at = self._choose(), time.monotonic()
         try:
-            return self._engine.score.remote(requests)
+            handle = self._engines[index].score.remote(requests)
         except RayError as error:
+            self._avoid(index)
             raise PriorUnavailable(str(error)) from error
+        self._sent[handle] = (index, sent_at)
+        return handle
 
     def wait(self, handles: Sequence[Hashable], timeout_s: float) -> list[Hashable]:
         refs = list(handles)
@@ -198,10 +227,27 @@ class RayPriorTransport:
         return done
 
     def result(self, handle: Hashable) -> ScoreBatch:
+        index, _ = self._sent.pop(handle)
         try:
             return ray.get(handle)
         except RayError as error:
+            is_refusal = isinstance(error, RayTaskError)
+            if not is_refusal or isinstance(error.cause, PriorUnavailable):
+                self._avoid(index)  # not for a question that it could not take
             raise PriorUnavailable(str(error)) from error
 
     def forget(self, handle: Hashable) -> None:
+        self._sent.pop(handle, None)
         ray.cancel(handle, force=False)
+
+    def _choose(self) -> int:
+        """The first engine that is not left alone; home if all are."""
+        now = time.monotonic()
+        for index, sent_at in self._sent.values():
+            if now - sent_at > self._late_s and self._away_until[index] <= now:
+                self._avoid(index)
+        here = [i for i, until in enumerate(self._away_until) if until <= now]
+        return here[0] if here else 0
+
+    def _avoid(self, index: int) -> None:
+        self._away_until[index] = time.monotonic() + AWAY_S

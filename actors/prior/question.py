@@ -77,6 +77,7 @@ class OpenQuestions:
         clock: Callable[[], float],
     ) -> None:
         self.version = BASE_VERSION
+        self._version_asked_at = -float("inf")
         self._transport = transport
         self._cache = cache
         self._counters = counters
@@ -148,7 +149,9 @@ class OpenQuestions:
         if not is_known or type(batch.version) is not int or not 0 <= batch.version < 2**31:
             self._end(questions, Fallback.INVALID)
             return
-        self.version = max(self.version, batch.version)
+        # Not the highest, which may have been withdrawn since, nor that of an answer that is late.
+        if questions[0].asked_at >= self._version_asked_at:
+            self.version, self._version_asked_at = batch.version, questions[0].asked_at
         # A batch that is too short leaves its last questions without an answer.
         for question, log_probs in zip(questions, batch.log_probs, strict=False):
             if invalid_reason(log_probs, len(question.actions)):

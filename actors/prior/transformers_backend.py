@@ -31,6 +31,7 @@ class TransformersBackend:
         dtype = config.dtype
         if dtype == "auto":
             dtype = "float32" if device == "cpu" else "bfloat16"
+        self._base_folder = model_folder
         self._model, self._pad_id = load_causal_lm(model_folder, dtype, device)
         self._dtype, self._device = dtype, device
         self._tolerance = config.largest_gap(dtype)
@@ -82,6 +83,16 @@ class TransformersBackend:
         self._drop(before)
         self._n_published += 1
         return PublishReport(version, True, gap)
+
+    def withdraw(self, version: int) -> None:
+        """The model as loaded serves again: versions before are not kept here."""
+        if version != self._version:
+            return
+        self._version = _BARE
+        if isinstance(self._model, PeftModel):
+            self._drop(version)
+        else:
+            self._model, _ = load_causal_lm(self._base_folder, self._dtype, self._device)
 
     def health(self) -> Health:
         return Health(

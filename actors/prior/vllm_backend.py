@@ -77,8 +77,8 @@ class VllmBackend:
         self._engine = AsyncLLM.from_engine_args(arguments)
         self._takes_adapters = bool(adapters)
         self._tolerance = config.largest_gap(dtype)
-        self._adapter: LoRARequest | None = None
-        self._loaded: list[LoRARequest] = []
+        self._loaded: list[LoRARequest] = []  # the last one serves
+        self._withdrawn: list[LoRARequest] = []  # loaded for questions under way
         self._base_folder = self._whole_folder = model_folder
         self._whole_version = BASE_VERSION
         self._publishing = asyncio.Lock()
@@ -127,11 +127,23 @@ class VllmBackend:
         if gap > self._tolerance:
             await self._engine.remove_lora(adapter.lora_int_id)
             return self._refuse(version, gap, reason)
-        self._adapter = adapter
         self._loaded.append(adapter)
+        old, self._withdrawn = self._withdrawn, []
         while len(self._loaded) > 1 + OLD_VERSIONS:
-            await self._engine.remove_lora(self._loaded.pop(0).lora_int_id)
+            old.append(self._loaded.pop(0))
+        for unused in old:
+            await self._engine.remove_lora(unused.lora_int_id)
         return PublishReport(version, True, gap)
+
+    async def withdraw(self, version: int) -> None:
+        """The adapter before serves again; in place of a whole model, the model as loaded."""
+        async with self._publishing:
+            self._withdrawn += [a for a in self._loaded if _version_of(a) == version]
+            self._loaded = [a for a in self._loaded if _version_of(a) != version]
+            if version == self._whole_version != BASE_VERSION:
+                async with self._turnstile.closed():
+                    await self._reload(self._base_folder)
+                    self._whole_folder, self._whole_version = self._base_folder, BASE_VERSION
 
     async def _publish_whole(self, version: int, path: str, check: AdapterCheck) -> PublishReport:
         folder = Path(path)
@@ -191,6 +203,10 @@ class VllmBackend:
 
     async def close(self) -> None:
         self._engine.shutdown()
+
+    @property
+    def _adapter(self) -> LoRARequest | None:
+        return self._loaded[-1] if self._loaded else None
 
     @property
     def _version(self) -> int:

@@ -114,6 +114,7 @@ class Controller:
             "load": self._on_done,
             "refresh": self._on_refresh,
             "watch": self._on_done,
+            "withdraw": self._on_done,
             "sample": self._on_monitor_sample,
             "stats": self._on_stats,
         }
@@ -194,14 +195,13 @@ class Controller:
         self._refreshes.issue()
         self._evaluating.issue()
         self._checkpointer.tell_of_uploads()
+        since = time.monotonic()
         if self._supervisor.wants_checkpoint and self._supervisor.can_save:
             # Children are to move, so that env actors are waited for as well.
-            since = time.monotonic()
             self.drain()
             self._checkpointer.save_or_go_on(since=since, idle_since=since)
             self._lost(self._supervisor.vacate())
         elif saves and not self._tuning.is_busy:
-            since = time.monotonic()
             self._checkpointer.save_or_go_on(since=since, idle_since=self._settle(since))
 
     def _settle(self, since: float) -> float:
@@ -278,16 +278,18 @@ class Controller:
 
     def _on_ping(self, call: Call, pid: int) -> None:
         if call.child.role == "prior_engine" and call.child.pid != pid:
-            self._tuning.is_prior_ready = True
-            self._reporter.event("prior_engine_ready", pid=pid)
+            self._tuning.publishing.engine_ready(call.child)
+            self._reporter.event("prior_engine_ready", engine=call.child.name, pid=pid)
         self._supervisor.answers_ping(call, pid)
 
     def _on_published(self, call: Call, answer: int | PublishReport) -> None:
         if isinstance(answer, PublishReport):
-            self._tuning.published(call, answer)
+            self._tuning.publishing.answered(call, answer)
 
-    def _on_done(self, call: Call, answer: None) -> None:
-        """A new learner has its checkpoint, or the monitor knows a process; nothing follows."""
+    def _on_done(self, call: Call, answer: object) -> None:
+        """Nothing follows: a new learner has its checkpoint, the monitor knows a process, an engine
+        has gone back.
+        """
 
     def _on_monitor_sample(self, call: Call, sample: dict[str, float]) -> None:
         self._reporter.resources(sample)
@@ -305,7 +307,7 @@ class Controller:
         refuse_starved(self._config, self.progress, failure)
         self._lost(self._supervisor.recover(failure))
         if failure.call.child.role == "prior_engine":
-            self._tuning.is_prior_ready = False
+            self._tuning.publishing.engine_lost(failure.call.child)
 
     def _lost(self, calls: Sequence[Call]) -> None:
         """What these calls were asked to do will not be done by them."""

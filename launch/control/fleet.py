@@ -65,7 +65,7 @@ class Fleet:
         self._device = device
         self.env_actors: dict[int, Child] = {}
         self.incarnations: dict[int, int] = {}
-        self.prior_engine: Child | None = None
+        self.prior_engines: list[Child] = []
         self.search: Child | None = None
         self._evaluator_incarnation = -1
         self.language_learner: Child | None = None
@@ -80,7 +80,8 @@ class Fleet:
         )
         self.learner = self._start_learner()
         if config.prior.enabled:
-            self.prior_engine = self._start_prior_engine()
+            n_engines = config.prior.num_engines
+            self.prior_engines = [self._start_prior_engine(i) for i in range(n_engines)]
             if config.language.enabled:
                 self.language_learner = self._start_language_learner()
         if config.search.mode == "served":
@@ -95,9 +96,10 @@ class Fleet:
 
     def children(self) -> list[Child]:
         """Every child that is running now."""
-        maybe = (self.prior_engine, self.language_learner, self.search, self.reanalyser)
+        maybe = (self.language_learner, self.search, self.reanalyser)
         optional = [child for child in maybe if child is not None]
-        fixed = [*self.replays, self.weight_server, self.learner, *optional, self.monitor]
+        engines = self.prior_engines
+        fixed = [*self.replays, self.weight_server, self.learner, *engines, *optional, self.monitor]
         return [*fixed, *self.env_actors.values(), self.evaluator]
 
     def start_env_actor(self, index: int) -> Child:
@@ -116,7 +118,7 @@ class Fleet:
                 "targets": self._config.targets,
                 "identity": identity,
                 "weight_source": self._links.weight_source(self.weight_server),
-                "prior_transport": self._prior_transport(),
+                "prior_transport": self._prior_transport(index),
                 "seat": self._seat(index, self.incarnations[index]),
                 "keeps_advantages": self._config.replay.advantages,
             },
@@ -164,7 +166,7 @@ class Fleet:
                 "evaluation": self._config.evaluation,
                 "seed": self._config.seed,
                 "weight_source": self._links.weight_source(self.weight_server),
-                "prior_transport": self._prior_transport(),
+                "prior_transport": self._prior_transport(self._config.acting.num_actors),
                 "seat": self._seat(self._config.acting.num_actors, self._evaluator_incarnation),
             },
             LIGHT,
@@ -182,7 +184,7 @@ class Fleet:
                 "spec": self._spec,
                 "unroll_steps": config.targets.unroll_steps,
                 "seed": config.seed + REANALYSIS_SEED_STREAM,
-                "prior_transport": self._prior_transport(),
+                "prior_transport": self._prior_transport(config.acting.num_actors + 1),
                 "weight_source": self._links.weight_source(self.weight_server),
                 "source": self._links.reanalysis_source(self.replays),
             },
@@ -204,11 +206,11 @@ class Fleet:
             device=device,
         )
 
-    def _start_prior_engine(self) -> Child:
+    def _start_prior_engine(self, index: int) -> Child:
         config = self._config
         on_gpu = self._device == "cuda"
         return self._runtime.start(
-            "prior-engine",
+            f"prior-engine-{index}",
             "prior_engine",
             self._links.prior_engine_class,
             {
@@ -219,7 +221,7 @@ class Fleet:
             },
             Resources(
                 num_cpus=1.0,
-                num_gpus=PRIOR_ENGINE_GPU_SHARE if on_gpu else 0.0,
+                num_gpus=PRIOR_ENGINE_GPU_SHARE / config.prior.num_engines if on_gpu else 0.0,
                 max_concurrency=MAX_CONCURRENT_CALLS,
                 restartable=True,
                 env_vars=engine_env(self._device),
@@ -258,10 +260,12 @@ class Fleet:
             return None
         return SearchSeat(self._links.search_transport(self.search), client, incarnation)
 
-    def _prior_transport(self) -> object:
-        if self.prior_engine is None:
+    def _prior_transport(self, client: int) -> object:
+        """client: spreads those who ask over the engines"""
+        if not self.prior_engines:
             return None
-        return self._links.prior_transport(self.prior_engine)
+        deadline_s = self._config.prior.deadline_s
+        return self._links.prior_transport(self.prior_engines, client, deadline_s)
 
     def _start_replay(self, shard: int) -> Child:
         config = self._config

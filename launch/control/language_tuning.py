@@ -1,15 +1,15 @@
-"""When the language model is tuned, its adapters on their way to the engine, and back again."""
+"""When the language model is tuned, and when it goes back to a checkpoint."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from actors.prior.backend import PublishReport
 from launch.config import Config
 from launch.control.call_book import CallBook
 from launch.control.checkpoint import CheckpointStore
 from launch.control.fleet import Fleet
 from launch.control.progress import Progress
+from launch.control.publishing import Publishing
 from launch.control.reporter import Reporter
 from launch.control.rollback import RollBack
 from launch.control.roster import Roster
@@ -24,11 +24,13 @@ class LanguagePatient:
 
     part = "language"
 
-    def __init__(self, config: Config, calls: CallBook, fleet: Fleet) -> None:
+    def __init__(
+        self, config: Config, calls: CallBook, fleet: Fleet, publishing: Publishing
+    ) -> None:
         self._calls = calls
         self._fleet = fleet
+        self._publishing = publishing
         self.n_rollbacks = 0
-        self._waiting: Adapter | None = None
         self.advice = (
             f"Lower language.learning_rate (now {config.language.learning_rate:g}) or "
             f"language.grad_clip (now {config.language.grad_clip:g})"
@@ -43,25 +45,8 @@ class LanguagePatient:
         self.n_rollbacks += 1
         if adapter is None:
             return {"adapter_version": None}
-        self.publish(adapter)
+        self._publishing.publish(adapter)
         return {"adapter_version": adapter.version}
-
-    def publish(self, adapter: Adapter) -> None:
-        """Sends an adapter to the engine; while one is on its way, the newest waits for it.
-
-        An engine that is stuck would otherwise load all that it missed, one after the other.
-        """
-        engine = self._fleet.prior_engine
-        if self._calls.n_in_flight("publish", child=engine):
-            self._waiting = adapter
-            return
-        self._waiting = None  # if there is one, its call failed; a new engine loads the newest
-        self._calls.issue(engine, "publish", adapter.version, adapter.path)
-
-    def published(self) -> None:
-        """The engine has answered; call it when the call is out of the book."""
-        if self._waiting is not None:
-            self.publish(self._waiting)
 
 
 class LanguageTuning:
@@ -85,10 +70,10 @@ class LanguageTuning:
         self._roster = roster
         self._progress = progress
         self._reporter = reporter
-        self._patient = LanguagePatient(config, calls, fleet)
+        self.publishing = Publishing(calls, fleet, reporter)
+        self._patient = LanguagePatient(config, calls, fleet, self.publishing)
         self._rollback = RollBack(config.control, calls, checkpoints, reporter, self._patient)
         self.may_save = self._rollback.may_save
-        self.is_prior_ready = False
 
     @property
     def is_busy(self) -> bool:
@@ -105,7 +90,7 @@ class LanguageTuning:
         n_updates = self._schedule.llm_updates(self._llm_updates_per_call)
         if not n_updates or self._calls.n_in_flight("train", child=learner):
             return
-        if not self._roster.takes_work(learner) or not self.is_prior_ready:
+        if not self._roster.takes_work(learner) or not self.publishing.is_any_ready:
             self._skip_turn()
         elif has_data:
             self._schedule.issued("llm", n_updates)
@@ -118,7 +103,7 @@ class LanguageTuning:
             self._reporter.event("schedule_phase", phase="wm", cause="no language model now")
 
     def trained(self, call: Call, report: LanguageReport) -> None:
-        """Sends a new adapter to the engine; goes back after too many bad updates. RunFailed."""
+        """Sends a new adapter to the engines; goes back after too many bad updates. RunFailed."""
         self._reporter.event(
             "language_trained",
             n_updates=report.n_updates,
@@ -128,19 +113,8 @@ class LanguageTuning:
         if self._schedule.done("llm", report.n_updates, int(call.args[0])):
             self._reporter.event("schedule_phase", phase="wm", cause="")
         if report.adapter is not None:
-            self._patient.publish(report.adapter)
+            self.publishing.publish(report.adapter)
         self._rollback.trained(call, report)
         if report.metrics:
             n_rollbacks = float(self._patient.n_rollbacks)
             self._reporter.language({**report.metrics, "language_rollbacks": n_rollbacks})
-
-    def published(self, call: Call, report: PublishReport) -> None:
-        """The engine took an adapter, or says why not."""
-        self._reporter.event(
-            "adapter_published",
-            version=report.version,
-            accepted=report.accepted,
-            max_gap=report.max_gap,
-            reason=report.reason,
-        )
-        self._patient.published()

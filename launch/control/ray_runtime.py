@@ -200,8 +200,11 @@ class RayLinks:
     def reanalysis_source(self, replays: Sequence[Child]) -> RayReanalysisSource:
         return RayReanalysisSource([replay.handle for replay in replays])
 
-    def prior_transport(self, engine: Child) -> RayPriorTransport:
-        return RayPriorTransport(engine.handle)
+    def prior_transport(
+        self, engines: Sequence[Child], client: int, deadline_s: float
+    ) -> RayPriorTransport:
+        handles = [engine.handle for engine in engines]
+        return RayPriorTransport(*handles, home=client, deadline_s=deadline_s)
 
     def search_transport(self, service: Child) -> RaySearchTransport:
         return RaySearchTransport(service.handle)

@@ -53,6 +53,7 @@ class Reporter:
         self._resources: Mapping[str, Scalar] = {}
         self._replay: Mapping[str, float] = {}
         self._language: Mapping[str, float] = {}
+        self._publishing: Mapping[str, float] = {}
         self._search: Mapping[str, float] = {}
         self._beats: dict[str, tuple[float, str]] = {}
         self._states: dict[str, str] = {}  # by child
@@ -67,6 +68,7 @@ class Reporter:
         metrics: dict[str, Scalar] = dict(progress.close_window())
         metrics.update(self._replay)
         metrics.update(self._language)
+        metrics.update(self._publishing)
         metrics.update(self._search)
         metrics.update(self._resources)
         metrics["ratio_target"] = limiter.config.samples_per_insert
@@ -148,6 +150,10 @@ class Reporter:
 
     def language(self, metrics: Mapping[str, float]) -> None:
         self._language = dict(metrics)
+
+    def publishing(self, figures: Mapping[str, float]) -> None:
+        """Of the engines and what was sent to them."""
+        self._publishing = figures
 
     def resources(self, sample: Mapping[str, Scalar]) -> None:
         self._resources = dict(sample)

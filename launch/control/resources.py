@@ -32,7 +32,9 @@ def placement(config: Config, device: str) -> Placement:
     """What `config` needs; whoever runs on a GPU shares the first one."""
     gpus = 1.0 if device == "cuda" else 0.0
     light = (3 + config.replay.num_shards) * LIGHT.num_cpus
-    engines = 1.0 * config.prior.enabled + 1.0 * (config.search.mode == "served")
+    engines = 1.0 * config.prior.num_engines * config.prior.enabled + 1.0 * (
+        config.search.mode == "served"
+    )
     reanalyser = ACTOR_RESOURCES.num_cpus * (config.reanalysis.share > 0.0)
     return Placement(
         num_cpus=config.acting.num_actors * ACTOR_RESOURCES.num_cpus

@@ -148,8 +148,10 @@ class LocalLinks:
     def reanalysis_source(self, replays: Sequence[Child]) -> LocalReanalysisSource:
         return LocalReanalysisSource([replay.handle for replay in replays])
 
-    def prior_transport(self, engine: Child) -> LocalPriorTransport:
-        return LocalPriorTransport(engine.handle)
+    def prior_transport(
+        self, engines: Sequence[Child], client: int, deadline_s: float
+    ) -> LocalPriorTransport:
+        return LocalPriorTransport(engines[client % len(engines)].handle)
 
     def search_transport(self, service: Child) -> LocalSearchTransport:
         return LocalSearchTransport(service.handle.service)

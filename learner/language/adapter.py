@@ -1,8 +1,8 @@
 """Published adapters, or models they are merged into, on disk: one new folder per version.
 
-A folder gets its name only when it is complete, and is never written again. `check.json` in it
-holds prompts and the trainer's log-probabilities, by which an engine sees that it loaded the
-right weights.
+A folder gets its name only when it is complete, and is never written again, but for the mark of a
+version that was withdrawn. `check.json` in it holds prompts and the trainer's log-probabilities, by
+which an engine sees that it loaded the right weights.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,7 @@ WARM_START_VERSION = 0  # what a run begins with, where it is not the bare model
 WEIGHTS_FILE, SETTINGS_FILE = "adapter_model.safetensors", "adapter_config.json"  # peft's names
 _FOLDER = re.compile(r"adapter-(\d{6,})")
 CHECK_FILE = "check.json"
+_WITHDRAWN_FILE = "withdrawn"
 LARGEST_CHECK_BYTES = 4_000_000
 
 
@@ -61,7 +63,9 @@ class AdapterCheck:
 
     @classmethod
     def read(cls, folder: Path) -> AdapterCheck:
-        """Raises ValueError when the folder is gone or has no readable check."""
+        """Raises ValueError when the folder is gone, has no readable check, or was withdrawn."""
+        if (folder / _WITHDRAWN_FILE).exists():
+            raise ValueError(f"adapter {folder} was withdrawn: an engine's answers differed")
         path = folder / CHECK_FILE
         try:
             if path.stat().st_size > LARGEST_CHECK_BYTES:
@@ -183,6 +187,12 @@ def published_adapters(root: Path) -> list[Adapter]:
         return []
     found = [(m, p) for p in root.iterdir() if (m := _FOLDER.fullmatch(p.name))]
     return sorted((Adapter(int(m[1]), str(p)) for m, p in found), key=lambda a: a.version)
+
+
+def mark_withdrawn(folder: Path) -> None:
+    """From now on no engine takes this version; a folder that is gone can't be taken anyway."""
+    with suppress(OSError):
+        (folder / _WITHDRAWN_FILE).touch()
 
 
 def remove_old_adapters(root: Path) -> None:

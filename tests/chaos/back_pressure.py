@@ -74,7 +74,7 @@ CASES = {
     "slow-learner": Case([*SMALL, *FULL_SOON], ("learner",), 0.9),
     "slow-replay": Case([*SMALL, *FULL_SOON], ("replay",), 0.9),
     # A small cache is soon resident as a whole; a large one goes on growing into its bound.
-    "stuck-prior": Case([*MARIO, "--prior.kv-cache-mb", "32"], ("prior-engine",), 1.0),
+    "stuck-prior": Case([*MARIO, "--prior.kv-cache-mb", "32"], ("prior-engine-",), 1.0),
 }
 FULL = 0.8  # the end of a ring may stay unused
 RELIEF = ("--limiter.samples-per-insert", "8")
@@ -303,7 +303,7 @@ def is_ready(run: RealRun, case: Case) -> bool:
     names = run.pids()
     is_there = all(any(name.startswith(victim) for name in names) for victim in case.victims)
     # Until then vLLM is still warming up, and grows.
-    is_warm = "prior-engine" not in case.victims or (
+    is_warm = "prior-engine-" not in case.victims or (
         len(run.events("adapter_published")) > 2 and bool(run.events("evaluation"))
     )
     has_begun = metrics.get("update", 0) > 50 and bool(run.events("checkpoint"))

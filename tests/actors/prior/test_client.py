@@ -261,6 +261,21 @@ def test_follows_the_engines_adapter_version(builder: PromptBuilder) -> None:
     assert len(bench.transport.sent) == 3
 
 
+def test_the_version_is_that_of_the_newest_question_answered(builder: PromptBuilder) -> None:
+    """It goes back with a version that is withdrawn, and not for an answer that is late."""
+    bench = Bench(builder)
+    late = bench.client.ask(["late"], [OPTIONS])
+    for i, version in enumerate((5, 4), start=1):
+        bench.clock.now_s += 0.1
+        pending = bench.client.ask([f"state {i}"], [OPTIONS])
+        bench.transport.release(i, version=version)
+        pending.collect()
+        assert bench.client.version == version
+    bench.transport.release(0, version=2)
+    late.collect()
+    assert (late.version, bench.client.version) == (2, 4)
+
+
 def test_what_can_not_be_asked(builder: PromptBuilder) -> None:
     bench = Bench(builder)
     prior = bench.client.ask(["", "a", "b"], [OPTIONS, ["x"] * 200, []]).collect()

@@ -6,6 +6,7 @@ vLLM is started once for the module; the last test kills it.
 from __future__ import annotations
 
 import random
+import shutil
 import signal
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +28,7 @@ from actors.prior.prior_engine_actor import (
     engine_env,
 )
 from actors.prior.transformers_backend import TransformersBackend
-from learner.language.adapter import Adapter, AdapterCheck
+from learner.language.adapter import Adapter, AdapterCheck, mark_withdrawn
 from learner.language.prompt import PromptBuilder
 from learner.language.prompt_config import PromptConfig
 from learner.language.tiny_llm import mario_line
@@ -171,6 +172,27 @@ def test_oracle_refuses_a_wrong_adapter_and_goes_on(
     assert backend.publish(2, adapters[1].path).accepted
     health = backend.health()
     assert (health.version, health.n_published, health.n_refused) == (2, 2, 1)
+
+
+def test_a_local_engine_goes_back_from_a_withdrawn_version(
+    tiny_llm: Path, adapters: list[Adapter], tmp_path: Path
+) -> None:
+    for adapter in adapters:
+        shutil.copytree(adapter.path, tmp_path / Path(adapter.path).name)
+    config = PriorConfig(model=str(tiny_llm), backend="transformers")
+    engine = LocalPriorEngine(config, adapters_dir=tmp_path)
+    requests = make_requests(tiny_llm, 3, seed=10)
+    oracle = TransformersBackend(config, tiny_llm)
+    base = oracle.score(requests)
+    assert oracle.publish(1, adapters[0].path).accepted
+    mark_withdrawn(tmp_path / Path(adapters[1].path).name)
+    engine.withdraw(2)
+    assert engine.health().version == 1
+    assert_equal_scores(engine.score(requests), oracle.score(requests), 1e-5)
+    engine.withdraw(7)  # one that does not serve
+    assert engine.health().version == 1
+    oracle.withdraw(1)
+    assert_equal_scores(oracle.score(requests), base, 1e-6)
 
 
 def test_gpu_engines_keep_their_own_process() -> None:

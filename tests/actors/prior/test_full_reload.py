@@ -177,6 +177,16 @@ def test_every_answer_is_of_one_version(reloading: Reloading) -> None:
     assert (health.version, health.n_published) == (6, 4)
 
 
+def test_in_place_of_a_withdrawn_model_the_model_as_loaded_serves(reloading: Reloading) -> None:
+    requests = reloading.requests(4)
+    expected = TransformersBackend(PriorConfig(), reloading.folder).score(requests)
+    ray.get(reloading.actor.withdraw.remote(5))
+    assert reloading.score(requests).version == 6
+    ray.get(reloading.actor.withdraw.remote(6))
+    served = reloading.score(requests)
+    assert served.version == 0 and gap(served, expected) < 1e-4
+
+
 def test_adapters_are_not_for_this_engine(reloading: Reloading, tmp_path: Path) -> None:
     (adapter,) = tuned_versions(reloading.folder, tmp_path, 1)
     report = reloading.publish(20, adapter.path)
