@@ -299,6 +299,7 @@ def test_env_actors_load_neither_vllm_nor_transformers() -> None:
         ({"deadline_s": 0.0}, "deadline_s must be positive, got 0.0"),
         ({"epsilon_uniform": 1.5}, r"epsilon_uniform must lie in \[0, 1\], got 1.5"),
         ({"max_in_flight": 0}, "max_in_flight must be at least 1, got 0"),
+        ({"num_engines": 0}, "num_engines must be at least 1, got 0"),
         ({"cache_size": -1}, "cache_size must be at least 0, got -1"),
         ({"model": ""}, "model must be a folder or a name, got ''"),
     ],
