@@ -68,8 +68,12 @@ def place_warm_start(config: Config, run_dir: Path, *, goes_on: bool) -> None:
                 f"old one back (the run's copy is {place}), or begin another run"
             )
         shutil.rmtree(place)
-    place.parent.mkdir(parents=True, exist_ok=True)
     copying = place.with_name(f".new-{place.name}")
     shutil.rmtree(copying, ignore_errors=True)
-    shutil.copytree(adapter, copying)
-    copying.rename(place)
+    try:
+        shutil.copytree(adapter, copying)
+        copying.rename(place)
+    except OSError as error:
+        raise ConfigError(
+            f"prior.adapter {adapter!r} can't be copied into {run_dir}: {error}"
+        ) from error

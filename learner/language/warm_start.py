@@ -22,6 +22,7 @@ from learner.language.prompt_config import PromptConfig
 
 FORMAT = 1
 ABOUT_FILE = "warm_start.json"
+MOST_RANK = 512  # that vLLM takes
 LARGEST_ABOUT_BYTES = 100_000
 _MAKE = "make one with launch/pretrain_prior.py"
 _SAMPLED_BYTES = 1_000_000  # at both ends of a weight file
@@ -93,10 +94,16 @@ def check_warm_start(folder: Path, model: Path, prompt: PromptConfig) -> WarmSta
             "launch/pretrain_prior.py"
         )
     try:
-        read_weights(folder)
+        weights = read_weights(folder)
         AdapterCheck.read(folder)
     except ValueError as error:
         raise ValueError(f"prior.adapter: {error}; {_MAKE}") from error
+    ranks = {tensor.shape[0] for name, tensor in weights.items() if ".lora_A." in name}
+    if ranks != {about.lora_rank}:
+        raise ValueError(
+            f"prior.adapter '{folder}' says it has rank {about.lora_rank}, but {WEIGHTS_FILE} "
+            f"holds rank {' and '.join(map(str, sorted(ranks))) or 'nothing'}; {_MAKE}"
+        )
     return about
 
 
@@ -126,10 +133,10 @@ def _parsed(content: object) -> WarmStart:
     if values.keys() != names:
         raise ValueError(f"missing or unknown: {', '.join(sorted(names ^ values.keys()))[:200]}")
     about = WarmStart(**values)
-    if type(about.lora_rank) is not int or not 1 <= about.lora_rank <= 10_000:
-        raise ValueError(f"lora_rank must be a whole number from 1, got {about.lora_rank!r}")
+    if type(about.lora_rank) is not int or not 1 <= about.lora_rank <= MOST_RANK:
+        raise ValueError(f"lora_rank must be a whole number from 1 to {MOST_RANK}")
     if type(about.lora_alpha) not in (int, float) or not 0 < about.lora_alpha < float("inf"):
-        raise ValueError(f"lora_alpha must be positive, got {about.lora_alpha!r}")
+        raise ValueError("lora_alpha must be a positive number")
     if not isinstance(about.prompt, dict) or not isinstance(about.figures, dict):
         raise ValueError("prompt and figures must be objects")
     if not isinstance(about.model_fingerprint, str) or not isinstance(about.source, str):

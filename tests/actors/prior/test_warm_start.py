@@ -9,7 +9,7 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import gymnasium
@@ -167,7 +167,12 @@ def test_the_learner_goes_on_from_it_and_keeps_it(
     for _ in range(5):
         learner.update(train_on)
         learner.publish()
-    names = sorted(path.name for path in tmp_path.iterdir())
+    learner.save(tmp_path / "checkpoint")
+    again = LanguageLearner(LANGUAGE, tiny_llm, tmp_path, seed=5, prompt=PROMPT)
+    again.load(tmp_path / "checkpoint")  # wins over what the run began with
+    assert again.measure(train_on) == learner.measure(train_on)
+    assert abs(again.measure(train_on).loss - report.after.loss) > 1e-3
+    names = sorted(path.name for path in tmp_path.glob("adapter-*"))
     assert names == ["adapter-000000", "adapter-000003", "adapter-000004", "adapter-000005"]
 
 
@@ -218,16 +223,21 @@ def refused(words: list[str], capsys) -> str:
     return " ".join(capsys.readouterr().err.split())
 
 
-def _other_model(warm: Path) -> None:
-    content = json.loads((warm / "warm_start.json").read_text())
-    content["model_fingerprint"] = "0" * 64
-    (warm / "warm_start.json").write_text(json.dumps(content))
+def _say(name: str, value: object) -> Callable[[Path], None]:
+    """Changes what warm_start.json says."""
+
+    def damage(warm: Path) -> None:
+        content = json.loads((warm / "warm_start.json").read_text())
+        (warm / "warm_start.json").write_text(json.dumps(content | {name: value}))
+
+    return damage
 
 
 DAMAGES = {
     "gone": (lambda warm: shutil.rmtree(warm), "is not a folder"),
     "incomplete": (lambda warm: (warm / "check.json").unlink(), "has no check.json"),
-    "another model": (_other_model, "was made for another model"),
+    "another model": (_say("model_fingerprint", "0" * 64), "was made for another model"),
+    "another rank": (_say("lora_rank", 4), "says it has rank 4"),
     "cut": (lambda warm: (warm / "adapter_model.safetensors").write_bytes(b"x"), "can't be read"),
     "nonsense": (lambda warm: (warm / "warm_start.json").write_text("[]"), "no object of format"),
 }
