@@ -2,8 +2,10 @@
 
     make chaos                                  # ten minutes
     python tests/chaos/chaos.py --minutes 2 --seed 7
+    python tests/chaos/chaos.py --preset mario-quick
 
-CartPole, two env actors, two replay shards. Every fault is SIGKILL, to a child or to the driver,
+CartPole or Mario, two env actors, two replay shards; with Mario also a language model, served and
+tuned, and reanalysis. Every fault is SIGKILL, to a child or to the driver,
 after which the same command is given again. Recovered is a run in which the process has a
 successor and env steps and updates are both beyond where they were. The printed seed decides what
 is killed and when, as far as a real run can repeat. Exit code 1 if something did not come back.
@@ -21,16 +23,22 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from launch.control.checkpoint import CheckpointStore, verify
-from tests.chaos.real_run import EXIT_RESUMABLE, RealRun, RunStuck
+from tests.chaos.real_run import EXIT_RESUMABLE, MARIO, SMALL, RealRun, RunStuck
 
 DRIVER = "driver"
 KINDS = ("env-actor", "replay", "learner", "weight-server", "evaluator", "monitor", DRIVER)
+MORE_KINDS = (*KINDS, "prior-engine", "language-learner", "reanalyser")
+PRESETS = {
+    "cartpole": (SMALL, KINDS),
+    "mario-quick": ([*MARIO, "--replay.num-shards", "2"], MORE_KINDS),
+}
 PAUSE_S = (2.0, 12.0)  # between a recovery and the next fault
 
 
@@ -44,7 +52,7 @@ class Fault:
 
 
 def kind_of(name: str) -> str:
-    return next(kind for kind in KINDS if name.startswith(kind))
+    return next(kind for kind in MORE_KINDS if name.startswith(kind))
 
 
 def has_moved(run: RealRun, before: dict[str, float]) -> bool:
@@ -84,30 +92,32 @@ def kill_driver(run: RealRun) -> Fault:
     return Fault(DRIVER, time.monotonic() - started, {"env steps": before["global_step"] - kept})
 
 
-def inject(run: RealRun, rng: random.Random) -> Fault:
+def inject(run: RealRun, rng: random.Random, kinds: Sequence[str]) -> Fault:
     """Kill one process of a kind drawn at random, and wait until the run has recovered."""
-    kind = rng.choice(KINDS)
+    kind = rng.choice(kinds)
     if kind == DRIVER:
         return kill_driver(run)
     names = sorted(name for name in run.pids() if name.startswith(kind))
     return kill_child(run, rng.choice(names))
 
 
-def is_complete(run: RealRun) -> bool:
-    found = {kind_of(name) for name in run.pids() if name.startswith(KINDS)}
-    return found == set(KINDS) - {DRIVER} and bool(run.events("checkpoint"))
+def is_complete(run: RealRun, kinds: Sequence[str]) -> bool:
+    found = {kind_of(name) for name in run.pids() if name.startswith(tuple(kinds))}
+    return found == set(kinds) - {DRIVER} and bool(run.events("checkpoint"))
 
 
-def torment(run: RealRun, seed: int, seconds: float, n_least: int = 1) -> list[Fault]:
+def torment(
+    run: RealRun, seed: int, seconds: float, n_least: int = 1, kinds: Sequence[str] = KINDS
+) -> list[Fault]:
     """Faults for `seconds`, `n_least` at least; then the run is stopped, and must be whole."""
     rng, faults = random.Random(seed), []
     run.start()
-    run.wait_until(lambda: is_complete(run), "every process and a checkpoint")
+    run.wait_until(lambda: is_complete(run, kinds), "every process and a checkpoint")
     end = time.monotonic() + seconds
     while time.monotonic() < end or len(faults) < n_least:
         time.sleep(rng.uniform(*PAUSE_S))
-        run.wait_until(lambda: is_complete(run), "every process")
-        faults.append(inject(run, rng))
+        run.wait_until(lambda: is_complete(run, kinds), "every process")
+        faults.append(inject(run, rng, kinds))
         lost = ", ".join(f"{value:,.0f} {unit}" for unit, value in faults[-1].lost.items())
         print(
             f"[chaos] {faults[-1].kind}: back after {faults[-1].seconds:.1f} s"
@@ -148,13 +158,15 @@ def main() -> int:
     )
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, help="drawn and printed if not given")
+    parser.add_argument("--preset", choices=PRESETS, default="cartpole")
     options = parser.parse_args()
     seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
     folder = Path(tempfile.mkdtemp(prefix="warpzone-chaos-"))
     print(f"[chaos] seed {seed}; the run is in {folder / 'run'}", flush=True)
-    run = RealRun(folder / "run")
+    settings, kinds = PRESETS[options.preset]
+    run = RealRun(folder / "run", settings=settings)
     try:
-        faults = torment(run, seed, options.minutes * 60.0)
+        faults = torment(run, seed, options.minutes * 60.0, kinds=kinds)
     except RunStuck as error:
         print(f"[chaos] seed {seed}: {error}", file=sys.stderr)
         if run.process is not None:
