@@ -16,6 +16,7 @@ import psutil
 import pytest
 import ray
 from ray.cluster_utils import Cluster
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from launch.config import Config
 from launch.control.call_book import CallBook
@@ -257,7 +258,10 @@ def test_segments_that_went_with_a_node_are_counted_out_and_nobody_is_blamed(clu
         runtime, events = RayRuntime(None, num_cpus=0, num_gpus=0), Events()
         there = ray.remote(Player).options(resources={"there": 1}).remote()
         player = Child("env-actor-0", "env_actor", there)
-        fleet = OneShard([Child("replay-0", "replay", ray.remote(Shard).remote())])
+        # Not on the node that dies, where Ray might put it.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        shard = ray.remote(Shard).options(scheduling_strategy=here).remote()
+        fleet = OneShard([Child("replay-0", "replay", shard)])
         calls = CallBook(runtime, 90.0)
         shards = ReplayShards(calls, fleet, 1)
         calls.issue(player, "collect", n_bytes, with_payload=True)
