@@ -17,7 +17,7 @@ from launch.control.rollback import PERIODIC
 from launch.control.run_directory import RunDirectory
 from launch.control.runtime import CallFailed
 from launch.control.shards import ReplayShards
-from launch.control.uploads import Uploads
+from launch.control.uploads import AFTERWARDS, Uploads
 
 SECONDS_PER_MINUTE = 60.0
 LAST_REASONS = ("finished", "stopped", "rescued")
@@ -110,7 +110,7 @@ class Checkpointer:
         is_uploaded = False
         for outcome in self._uploads.take_outcomes() if self._uploads is not None else ():
             self._reporter.event(outcome.kind, **outcome.fields)
-            if outcome.kind != "checkpoint_cleanup_failed":
+            if outcome.kind not in AFTERWARDS:
                 is_uploaded = outcome.is_uploaded
         return is_uploaded
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from launch.config import Config, ConfigError
 from launch.control.checkpoint import CheckpointError, CheckpointStore, verify
-from launch.control.remote_store import StoreError
 from launch.control.resume import OWN_COPY, Elsewhere, Resume, checked
 from launch.control.run_search import CHECKPOINTS_FOLDER
+from launch.control.store_driver import StoreError
 
 FETCHED_FOLDER = ".fetched"
 

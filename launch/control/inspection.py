@@ -17,8 +17,9 @@ from launch.control.checkpoint import (
 )
 from launch.control.legacy_steps import read_legacy
 from launch.control.metadata import read_metadata
-from launch.control.remote_store import RemoteStore, StoreError
+from launch.control.remote_store import RemoteStore
 from launch.control.resume import CONFIG_FILE, find_elsewhere
+from launch.control.store_driver import StoreError
 from launch.control.stored_settings import read_settings_file
 
 DEEPEST = 20  # levels of a file that are shown

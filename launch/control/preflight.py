@@ -14,7 +14,8 @@ from actors.search.contexts import pool_sizes
 from launch.config import Config, ConfigError
 from launch.control.fleet import search_seats
 from launch.control.pacing import make_limiter
-from launch.control.remote_store import RemoteStore, StoreError
+from launch.control.remote_store import RemoteStore
+from launch.control.store_driver import StoreError
 from launch.control.warm_start import check_warm_start_of
 from learner.language.losses import NEEDS_ADVANTAGES
 from learner.language.model_folder import resolve_model

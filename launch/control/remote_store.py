@@ -22,10 +22,6 @@ from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
-from fsspec import AbstractFileSystem
-from fsspec.core import url_to_fs
-from fsspec.registry import known_implementations
-
 from launch.control.checkpoint import BACKUP_SUFFIX, BEST, COUNTERS, LATEST, MANIFEST
 from launch.control.manifest import (
     CheckpointError,
@@ -34,19 +30,14 @@ from launch.control.manifest import (
     is_checkpoint_name,
 )
 from launch.control.run_search import CHECKPOINTS_FOLDER
+from launch.control.store_driver import StoreError, has_folders, open_store
 
 OBJECTS_FOLDER = "objects"
 WRITER = "WRITER"
 LARGEST_MANIFEST_BYTES = 256 << 20
 _LARGEST_POINTER_BYTES = 1_000
 _CHUNK_BYTES = 4 << 20
-# Stores whose folders are only parts of names, where making one would be asking for a bucket.
-_WITHOUT_FOLDERS = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oss", "oci"}
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-
-
-class StoreError(OSError):
-    """The store can't be used; the message names the URI and what to do."""
 
 
 def is_uri(text: str) -> bool:
@@ -66,8 +57,9 @@ class RemoteStore:
         """
         self.uri = uri if uri.endswith("://") else uri.rstrip("/")
         self._token = token
-        self._fs, path = _open(self.uri)
+        self._fs, path = open_store(self.uri)
         self._base = path.rstrip("/")
+        self._read_at: dict[str, int] = {}  # by checksum, the turn of its upload or last reading
 
     def check_writable(self) -> None:
         """Writes a few bytes, reads them back and removes them. Raises StoreError."""
@@ -129,6 +121,27 @@ class RemoteStore:
             n_bytes = self._put_objects(folder, inventory)
             self._write(self._path(pointer), self._put_manifest(folder.name, manifest).encode())
         return n_bytes
+
+    def mend(self, folder: Path, most_bytes: int) -> int:
+        """Reads some contents of an uploaded checkpoint again, those first that were not read for
+        longest, and uploads damaged ones anew; returns how many that were.
+
+        most_bytes: to read, beside a first content of any size
+        """
+        self._check_claim()
+        with self._told("read again"):
+            inventory = self._parsed(folder.name, (folder / MANIFEST).read_bytes())
+            files = {entry: folder / name for name, entry in inventory.items()}
+            n_mended = 0
+            for entry in sorted(files, key=lambda e: self._read_at.get(e.sha256, 0)):
+                self._read_at[entry.sha256] = self._next_turn()
+                if self._sha256(self._object(entry.sha256)) != entry.sha256:
+                    self._fs.put_file(str(files[entry]), self._object(entry.sha256))
+                    n_mended += 1
+                most_bytes -= entry.n_bytes
+                if most_bytes <= 0:
+                    break
+        return n_mended
 
     def remove_surplus(self, keep: int) -> None:
         """Keeps the newest `keep`, LATEST and BEST; removes the others, and contents nobody lists.
@@ -199,6 +212,7 @@ class RemoteStore:
         for entry in missing:
             self._make_folder(self._path(OBJECTS_FOLDER))
             self._fs.put_file(str(files[entry]), self._object(entry.sha256))
+            self._read_at[entry.sha256] = self._next_turn()
         there = self._objects() if missing else there
         for entry in missing:
             n_there = there.get(entry.sha256, 0)
@@ -208,6 +222,13 @@ class RemoteStore:
                     f"{files[entry].relative_to(folder)}"
                 )
         return sum(entry.n_bytes for entry in missing)
+
+    def _next_turn(self) -> int:
+        return max(self._read_at.values(), default=0) + 1
+
+    def _sha256(self, path: str) -> str:
+        with self._fs.open(path, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
 
     def _objects(self) -> dict[str, int]:
         """Bytes of the contents that are there, by checksum."""
@@ -292,7 +313,7 @@ class RemoteStore:
             raise StoreError(f"{path} does not hold what was written to it")
 
     def _make_folder(self, path: str) -> None:
-        if not _protocols(self._fs) & _WITHOUT_FOLDERS:
+        if has_folders(self._fs):
             self._fs.makedirs(path, exist_ok=True)
 
     @contextmanager
@@ -305,22 +326,3 @@ class RemoteStore:
         except Exception as error:
             cause = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             raise StoreError(f"{self.uri} can't be {done}: {cause}") from error
-
-
-def _protocols(fs: AbstractFileSystem) -> set[str]:
-    return {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
-
-
-def _open(uri: str) -> tuple[AbstractFileSystem, str]:
-    try:
-        fs, path = url_to_fs(uri)
-    except ImportError as error:
-        protocol = uri.partition("://")[0]
-        package = known_implementations.get(protocol, {"class": ""})["class"].partition(".")[0]
-        raise StoreError(
-            f"{uri} needs a driver that is not installed: pip install {package or protocol} "
-            f"({error})"
-        ) from error
-    except ValueError as error:
-        raise StoreError(f"{uri} is no URI that can be used: {error}") from error
-    return fs, path

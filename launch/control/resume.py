@@ -23,8 +23,9 @@ from launch.control.checkpoint import (
 )
 from launch.control.counters import Counters, checked_counters
 from launch.control.metadata import read_metadata
-from launch.control.remote_store import RemoteStore, StoreError, is_uri
+from launch.control.remote_store import RemoteStore, is_uri
 from launch.control.run_search import CHECKPOINTS_FOLDER, MOST_ENTRIES, RunSearch, is_in_use
+from launch.control.store_driver import StoreError
 from launch.control.stored_settings import (
     BOUND_TO_ADAPTER,
     StoredSettings,

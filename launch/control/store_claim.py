@@ -7,8 +7,9 @@ import uuid
 from pathlib import Path
 
 from launch.config import Config, ConfigError
-from launch.control.remote_store import RemoteStore, StoreError
+from launch.control.remote_store import RemoteStore
 from launch.control.resume import Resume
+from launch.control.store_driver import StoreError
 
 TOKEN_FILE = ".store-token"
 

@@ -138,7 +138,11 @@ class Supervisor:
         """After one failure too many: the run goes on without the child, or ends."""
         child = failure.call.child
         shortage = self._room.shortage if child.role == "env_actor" else ""
-        if child.role in EXPENDABLE or (child.role == "env_actor" and not shortage):
+        if (
+            child.role in EXPENDABLE
+            or (child.role == "env_actor" and not shortage)
+            or (child.role == "prior_engine" and self._has_other_engines)
+        ):
             self._reporter.event(
                 "child_quarantined",
                 child=child.name,
@@ -154,9 +158,16 @@ class Supervisor:
             "last checkpoint"
         )
 
+    @property
+    def _has_other_engines(self) -> bool:
+        """Whether a prior engine is left that does not stay out."""
+        states = [self._roster.state(engine) for engine in self._fleet.prior_engines]
+        return any(state is not State.QUARANTINED for state in states)
+
     def _end(self, child: Child, *, has_died: bool) -> None:
         """Its resources are free from now on; Ray itself starts successors of RESTARTABLE."""
-        if child.role not in RESTARTABLE:
+        stays_out = self._roster.state(child) is State.QUARANTINED
+        if child.role not in RESTARTABLE or stays_out:
             self._runtime.stop(child)
         elif not has_died:
             self._runtime.restart(child)

@@ -13,6 +13,10 @@ from launch.control.checkpoint import BEST
 from launch.control.manifest import CheckpointError
 from launch.control.remote_store import RemoteStore
 
+MOST_READ_AGAIN_BYTES = 32 << 20  # after each upload
+# Told of an upload that is done.
+AFTERWARDS = ("checkpoint_contents_mended", "checkpoint_cleanup_failed")
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -114,8 +118,10 @@ class Uploads:
             n_bytes=n_bytes,
         )
         try:
+            if n_mended := self._store.mend(job.newest, MOST_READ_AGAIN_BYTES):
+                self._tell("checkpoint_contents_mended", checkpoint=name, n_contents=n_mended)
             self._store.remove_surplus(self._keep)
-        except OSError as error:
+        except (OSError, CheckpointError) as error:
             self._tell("checkpoint_cleanup_failed", cause=str(error)[-400:])
 
     def _tell(self, kind: str, **fields: object) -> None:

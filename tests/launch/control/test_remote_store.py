@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from launch.control.checkpoint import BEST, CheckpointStore, verify
 from launch.control.manifest import CheckpointError, checked_inventory
-from launch.control.remote_store import RemoteStore, StoreError
+from launch.control.remote_store import RemoteStore
+from launch.control.store_driver import StoreError
 from launch.control.uploads import Uploads
 
 
@@ -52,8 +54,31 @@ def _stores_are_empty():
     FailingFileSystem.cuts = False
 
 
-@pytest.fixture(params=["file", "memory"])
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """A bucket of an S3 server on this machine: needs pip install s3fs 'moto[server]'."""
+    s3fs = pytest.importorskip("s3fs")
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "test")
+        yield "s3://checkpoints"
+        s3fs.S3FileSystem.clear_instance_cache()
+    server.stop()
+
+
+@pytest.fixture(params=["file", "memory", "s3"])
 def uri(request, tmp_path) -> str:
+    if request.param == "s3":
+        name = request.getfixturevalue("bucket")
+        fs = fsspec.filesystem("s3")
+        if fs.exists(name):
+            fs.rm(name, recursive=True)
+        fs.mkdir(name)
+        return f"{name}/run"
     return f"file://{tmp_path}/remote" if request.param == "file" else "memory://bucket/run"
 
 
@@ -138,6 +163,29 @@ def test_damaged_contents_are_found_out(uri, tmp_path):
     fs.pipe_file(f"{path}/objects/{model}", b"m0del 200" * 100)
     (tmp_path / "out").mkdir()
     assert steps_there(remote, tmp_path / "out") == [100]
+
+
+def test_damaged_contents_are_mended_in_turn(uri, tmp_path):
+    local, remote = CheckpointStore(tmp_path / "local", keep=5), RemoteStore(uri)
+    remote.upload(write_one(local, 100))
+    fs, path = fsspec.core.url_to_fs(uri)
+    frames = remote.inventory(remote.names()[0])["frames.bin"]
+    fs.pipe_file(f"{path}/objects/{frames.sha256}", b"the s4me frames" * 100)
+    remote = RemoteStore(uri)  # of a run that goes on, and knows nothing of what is there
+    newest = write_one(local, 200)
+    assert remote.upload(newest) < frames.n_bytes  # they are there by name and size
+    (tmp_path / "out").mkdir()
+    assert steps_there(remote, tmp_path / "out") == []
+    assert remote.mend(newest, most_bytes=1) == 1  # what it did not upload itself comes first
+    assert steps_there(remote, tmp_path / "out") == [200, 100]
+    assert remote.mend(newest, most_bytes=10**6) == 0
+    fs.pipe_file(f"{path}/objects/{frames.sha256}", b"the s4me frames" * 100)
+    uploads = Uploads(remote, keep=5)
+    uploads.submit(newest, None)
+    assert uploads.wait(20)
+    kinds = [outcome.kind for outcome in uploads.take_outcomes()]
+    assert kinds == ["checkpoint_uploaded", "checkpoint_contents_mended"]
+    assert steps_there(remote, tmp_path / "out") == [200, 100]
 
 
 @pytest.mark.parametrize(
