@@ -37,6 +37,9 @@ from learner.language.answer_trie import AnswerTrie
 from learner.language.prompt import ScoreRequest, Thought
 
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM accepts as its largest rank
+# Whole blocks are shared: with vLLM's 128 on a CPU, questions about one prompt compute most of it
+# again. Its kernels want multiples of 32.
+CPU_BLOCK_TOKENS = 32
 _FIRST_ID = 1  # vLLM numbers adapters from 1, our versions begin with 0
 OLD_VERSIONS = 1  # versions kept loaded behind the serving one, for requests under way
 
@@ -70,6 +73,7 @@ class VllmBackend:
             max_model_len=config.prompt.most_tokens + 1,
             max_num_seqs=config.max_concurrent,
             kv_cache_memory_bytes=config.kv_cache_mb * 1024 * 1024,
+            block_size=CPU_BLOCK_TOKENS if on_cpu else None,
             disable_log_stats=True,
             worker_extension_cls="actors.prior.vllm_worker.WorkerExtension",
             **adapters,

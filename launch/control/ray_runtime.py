@@ -10,7 +10,13 @@ import ray
 
 # No public call tells where an actor is, or which nodes are to go, without Ray's dashboard.
 from ray._private.state import state as ray_state
-from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
+from ray.exceptions import (
+    ActorUnavailableError,
+    ObjectLostError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+)
 
 from actors.prior.prior_engine_actor import PriorEngineActor, RayPriorTransport
 from actors.search_actor import RaySearchTransport, SearchActor
@@ -120,7 +126,8 @@ class RayRuntime:
             cause = f"no answer within {call.deadline_s:.0f} s"
             raise CallFailed(call, cause) from error
         except RayActorError as error:
-            raise CallFailed(call, str(error).strip(), died=True) from error
+            is_away = isinstance(error, ActorUnavailableError)
+            raise CallFailed(call, str(error).strip(), died=True, unavailable=is_away) from error
         except RayTaskError as error:
             is_lost = isinstance(error.cause, ObjectLostError)
             cause = str(error).strip()

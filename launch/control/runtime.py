@@ -91,8 +91,11 @@ class CallFailed(RuntimeError):
         died: bool = False,
         raised: bool = False,
         lost_object: bool = False,
+        unavailable: bool = False,
     ) -> None:
-        """lost_object: what the call needed went with the node that held it"""
+        """lost_object: what the call needed went with the node that held it; unavailable: the
+        process died, and another is about to take its place by itself
+        """
         hint = ""
         if tells_of_memory(cause) and call.child.role in MEMORY_SETTINGS:
             hint = (
@@ -105,6 +108,7 @@ class CallFailed(RuntimeError):
         self.died = died
         self.raised = raised
         self.lost_object = lost_object
+        self.unavailable = unavailable
 
     @property
     def is_out_of_memory(self) -> bool:

@@ -93,6 +93,10 @@ class Supervisor:
             return []
         if self._roster.state(child) not in (*UP, State.STARTING):  # known already
             return [*self._calls.drop(child), failure.call]
+        if self._is_on_its_way(failure):
+            if failure.call.method == "ping":
+                self._calls.issue(child, "ping", deadline_s=START_BUDGET_S)
+            return [failure.call]
         is_silent = not failure.died and not failure.raised
         is_starting = self._roster.state(child) is State.STARTING
         if is_starting and is_silent and self._room.tell_if_waiting(child):
@@ -103,6 +107,16 @@ class Supervisor:
         lost = [*self._calls.drop(child), failure.call]
         self._end(child, has_died=failure.died)
         return lost
+
+    def _is_on_its_way(self, failure: CallFailed) -> bool:
+        """Its death was noted, and calls fail at once until Ray has started its successor."""
+        child = failure.call.child
+        return (
+            failure.unavailable
+            and self._roster.state(child) is State.STARTING
+            and self._roster.n_failures(child) > 0
+            and self._roster.seconds_in_state(child) < START_BUDGET_S
+        )
 
     def _note(self, failure: CallFailed) -> None:
         """Raises RunFailed if the run can't go on."""
