@@ -61,7 +61,7 @@ class World:
 def text_world(kind: str, *options: str) -> World:
     game = ("--preset", "textworld", "--env.text.kind", kind, "--env.text.options", *options)
     return World(
-        (*game, "--prior.prompt.max-tokens", "2000"),
+        (*game, "--prior.prompt.scoring", "text", "--prior.prompt.max-tokens", "2000"),
         ("--env.text.seeds", "0", "1", "2"),
         lambda n: (
             *("--source", "textworld"),

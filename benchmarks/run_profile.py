@@ -58,7 +58,19 @@ def speeds(span: Span, config: Config) -> list[Line]:
         ("ms per update", f"{compute:.1f}", f"wall; the learner's CPU time {cpu:.1f}"),
         ("", "", f"besides: waiting for a sample {sample:.1f}, publishing {publish:.1f}"),
         ("samples per insert", f"{span.records[-1].get('ratio_actual'):.2f}", "whole run"),
+        *(answers(span) if config.prior.enabled else ()),
         ("measured s", f"{span.seconds:.0f}", f"{span.gained('global_step'):.0f} env steps"),
+    ]
+
+
+def answers(span: Span) -> list[Line]:
+    """Where the priors of the searches came from, as shares of their rows."""
+    hits, misses = (span.gained(f"prior_cache_{kind}_total") for kind in ("hits", "misses"))
+    none = span.gained("prior_fallback_total") / span.gained("prior_rows_total")
+    latency_ms = span.mean("prior_latency_ms_mean")
+    return [
+        ("prior: from the cache", f"{hits / (hits + misses):.0%}", "of the rows looked up"),
+        ("prior: none in time", f"{none:.0%}", f"an answer takes {latency_ms:.0f} ms"),
     ]
 
 
