@@ -40,12 +40,15 @@ LATE_SHARE = 0.9  # of the deadline: when it is over, the next question is to go
 Answer = TypeVar("Answer")
 
 # One process less on CPUs, no binding of threads to cores that other actors use, no telemetry.
+# oneDNN keeps what it compiles for each number of tokens in a batch, 1,024 of them by default, and
+# the numbers are all different: the engine would grow for hours.
 ENGINE_ENV = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",
     "OMP_NUM_THREADS": "1",
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32",
     "TOKENIZERS_PARALLELISM": "false",
 }
 
