@@ -1,4 +1,4 @@
-"""One run with two prior engines, of which one is killed, and then the language learner."""
+"""One run with two prior engines whose language learner is killed, and then one of the engines."""
 
 import os
 import random
@@ -48,6 +48,31 @@ def published(run: RealRun, engine: str, since: float) -> list[dict]:
     return [e for e in run.events("adapter_published", since) if e["engine"] == engine]
 
 
+@pytest.mark.fault(child="language learner", lost="its updates since the last checkpoint")
+def test_a_killed_language_learner_goes_on_from_the_checkpoint(run, fault_seed):
+    began, known = time.time(), run.pids()["language-learner"]
+    time.sleep(random.Random(fault_seed).uniform(0.0, 3.0))
+    os.kill(known, signal.SIGKILL)
+    run.wait_until(lambda: run.events("language_learner_replaced", began), "a successor")
+    (replaced,) = run.events("language_learner_replaced", began)
+    run.wait_until(
+        lambda: all(len(published(run, e, replaced["timestamp"])) > 1 for e in ENGINES),
+        "adapters of the successor",
+    )
+    run.wait_until(lambda: run.pids().get("language-learner") not in (None, known), "its process")
+    back_at = time.time()
+    run.wait_until(lambda: run.events("checkpoint", back_at), "a checkpoint with it")
+
+    before = [e["path"] for e in run.events("checkpoint") if e["timestamp"] < replaced["timestamp"]]
+    assert replaced["source"] == before[-1]
+    for engine in ENGINES:
+        versions = [e["version"] for e in published(run, engine, began)]
+        assert versions == sorted(set(versions)), (engine, versions)
+    assert all(e["accepted"] for e in run.events("adapter_published", began))
+    assert [e["child"] for e in run.events("child_failed", began)] == ["language-learner"]
+    assert "Traceback" not in run.output()
+
+
 @pytest.mark.fault(child="prior engine, one of several", lost="nothing")
 def test_a_killed_engine_leaves_the_other_serving_and_comes_back_with_the_newest(run, fault_seed):
     rng = random.Random(fault_seed)
@@ -66,6 +91,7 @@ def test_a_killed_engine_leaves_the_other_serving_and_comes_back_with_the_newest
         lambda: len(published(run, victim, back["timestamp"])) > 1, "adapters on both again"
     )
     run.wait_until(lambda: run.metrics()["prior_engines_ready"] == 2, "both in the figures")
+    assert run.stop() == EXIT_RESUMABLE, run.output()
 
     assert lost["child"] == back["engine"] == victim
     while_away = [e for e in published(run, other, 0.0) if e["timestamp"] < back["timestamp"]]
@@ -76,30 +102,4 @@ def test_a_killed_engine_leaves_the_other_serving_and_comes_back_with_the_newest
     assert run.metrics()["prior_sent_total"] > n_sent
     failed = run.events("child_failed", began)
     assert {e["child"] for e in failed} == {victim}, failed
-    assert "Traceback" not in run.output()
-
-
-@pytest.mark.fault(child="language learner", lost="its updates since the last checkpoint")
-def test_a_killed_language_learner_goes_on_from_the_checkpoint(run, fault_seed):
-    began, known = time.time(), run.pids()["language-learner"]
-    time.sleep(random.Random(fault_seed).uniform(0.0, 3.0))
-    os.kill(known, signal.SIGKILL)
-    run.wait_until(lambda: run.events("language_learner_replaced", began), "a successor")
-    (replaced,) = run.events("language_learner_replaced", began)
-    run.wait_until(
-        lambda: all(len(published(run, e, replaced["timestamp"])) > 1 for e in ENGINES),
-        "adapters of the successor",
-    )
-    run.wait_until(lambda: run.pids().get("language-learner") not in (None, known), "its process")
-    back_at = time.time()
-    run.wait_until(lambda: run.events("checkpoint", back_at), "a checkpoint with it")
-    assert run.stop() == EXIT_RESUMABLE, run.output()
-
-    before = [e["path"] for e in run.events("checkpoint") if e["timestamp"] < replaced["timestamp"]]
-    assert replaced["source"] == before[-1]
-    for engine in ENGINES:
-        versions = [e["version"] for e in published(run, engine, began)]
-        assert versions == sorted(set(versions)), (engine, versions)
-    assert all(e["accepted"] for e in run.events("adapter_published", began))
-    assert [e["child"] for e in run.events("child_failed", began)] == ["language-learner"]
     assert "Traceback" not in run.output()

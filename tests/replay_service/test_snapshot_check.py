@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from replay_service import GameSpec, Replay, ReplayConfig, TargetConfig
+from replay_service import GameSpec, Replay, ReplayConfig, Segment, TargetConfig
 
 MANY = settings(
     max_examples=400,
@@ -75,7 +75,14 @@ def copy(sound, tmp_path) -> Path:
     return folder
 
 
-def load(folder: Path, make_segment) -> str:
+@pytest.fixture(scope="module")
+def later(make_segment) -> list[Segment]:
+    """Twice around the ring, so that all that was there is evicted."""
+    n_segments = 2 * N_ROWS // 10 + 1
+    return [make_segment(SPEC, 10, actor=9, sequence=i, with_text=True) for i in range(n_segments)]
+
+
+def load(folder: Path, later: list[Segment]) -> str:
     """Loads; "" if that worked, and then replay works too, else the error."""
     replay = make_replay()
     tracemalloc.start()
@@ -89,16 +96,14 @@ def load(folder: Path, make_segment) -> str:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < MOST_BYTES, f"{peak:,} bytes"
-    segment = make_segment(SPEC, 5, actor=9, with_text=True)
-    for sequence in range(2 * N_ROWS // 5 + 1):  # twice around the ring: all there was is evicted
-        batch = replay.sample(8)
+    for segment in later:
+        batch = replay.sample(24)
         for name in ("obs", "reward", "policy", "root_value", "importance"):
             assert bool(getattr(batch, name).float().isfinite().all()), name
-        replay.update_priorities(batch.handles, np.ones(8, np.float32))
+        replay.update_priorities(batch.handles, np.ones(24, np.float32))
         replay.sample_text(4)
         replay.least_refreshed(2)
-        segment = make_segment(SPEC, 5, actor=9, sequence=sequence, with_text=True)
-        assert replay.add([segment]).n_positions == 5
+        assert replay.add([segment]).n_positions == 10
     return ""
 
 
@@ -134,20 +139,20 @@ NODES = st.recursive(
 )
 
 
-def test_a_sound_one_is_loaded(copy, make_segment):
-    assert load(copy, make_segment) == ""
+def test_a_sound_one_is_loaded(copy, later):
+    assert load(copy, later) == ""
 
 
 @settings(MANY, max_examples=1_000)
 @given(number=st.integers(0, 10_000), value=NODES)
 @example(0, 0)
-def test_any_value_anywhere_in_the_state(forged, make_segment, number, value):
+def test_any_value_anywhere_in_the_state(forged, later, number, value):
     state = json.loads((forged / "replay.json").read_text())
     found = list(paths(state))
     path = found[number % len(found)]
     put(state, path, value)
     with with_content(forged, "replay.json", json.dumps(state).encode()):
-        error = load(forged, make_segment)
+        error = load(forged, later)
     if error and path[0] not in ("frame_writes", "high_slot", "high_row", "spec"):
         assert "replay." in error
 
@@ -156,9 +161,9 @@ def test_any_value_anywhere_in_the_state(forged, make_segment, number, value):
 @given(content=st.binary(max_size=100) | NODES.map(lambda node: json.dumps(node).encode()))
 @example(b"[" * 100_000)
 @example(b"9" * 10_000)
-def test_any_state_file(forged, make_segment, content):
+def test_any_state_file(forged, later, content):
     with with_content(forged, "replay.json", content):
-        assert "replay.json" in load(forged, make_segment)
+        assert "replay.json" in load(forged, later)
 
 
 @settings(MANY, max_examples=1_000)
@@ -168,13 +173,13 @@ def test_any_state_file(forged, make_segment, content):
     length=st.none() | st.integers(0, 20_000),
     in_header=st.booleans(),
 )
-def test_flipped_and_missing_bytes(forged, make_segment, name, flips, length, in_header):
+def test_flipped_and_missing_bytes(forged, later, name, flips, length, in_header):
     content = bytearray((forged / name).read_bytes()[:length])
     for position, mask in flips:
         if content:
             content[position % min(len(content), 128 if in_header else 10**6)] ^= mask
     with with_content(forged, name, bytes(content)):
-        load(forged, make_segment)
+        load(forged, later)
 
 
 def rewritten(folder: Path, name: str, change) -> bytes:
@@ -205,26 +210,26 @@ COLUMNS = (
     value=st.sampled_from([-(2**31), -2, -1, 0, 1, 2, 3, 7, 100, 2**31 - 1])
     | st.sampled_from([float("nan"), float("inf"), -1.0, 1e-30, 1e30]),
 )
-def test_any_value_in_a_column(forged, make_segment, column, row, value):
+def test_any_value_in_a_column(forged, later, column, row, value):
     def change(array: np.ndarray) -> np.ndarray:
         with np.errstate(all="ignore"):
             array[row % len(array)] = np.asarray(value).astype(array.dtype)
         return array
 
     with with_content(forged, "replay.npz", rewritten(forged, column, change)):
-        load(forged, make_segment)
+        load(forged, later)
 
 
 @MANY
 @given(content=NODES | st.fixed_dictionaries({"prompt": NODES, "options": NODES}))
-def test_any_texts(forged, make_segment, content):
+def test_any_texts(forged, later, content):
     packed = np.frombuffer(json.dumps(content).encode(), np.uint8)
     with with_content(forged, "replay.npz", rewritten(forged, "text", lambda array: packed)):
-        assert "replay.npz" in load(forged, make_segment)
+        assert "replay.npz" in load(forged, later)
 
 
 @pytest.mark.parametrize("name", ["text.npy", "action.npy"])
-def test_an_absurd_size_in_a_header_takes_no_memory(copy, make_segment, name):
+def test_an_absurd_size_in_a_header_takes_no_memory(copy, later, name):
     path = copy / "replay.npz"
     with zipfile.ZipFile(path) as archive:
         members = {member: archive.read(member) for member in archive.namelist()}
@@ -235,10 +240,10 @@ def test_an_absurd_size_in_a_header_takes_no_memory(copy, make_segment, name):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for member, content in members.items():
             archive.writestr(member, content)
-    assert "10000000000000" in load(copy, make_segment)
+    assert "10000000000000" in load(copy, later)
 
 
-def test_an_archive_that_unpacks_to_more_is_refused(copy, make_segment):
+def test_an_archive_that_unpacks_to_more_is_refused(copy, later):
     path = copy / "replay.npz"
     with zipfile.ZipFile(path) as archive:
         members = {member: archive.read(member) for member in archive.namelist()}
@@ -246,4 +251,4 @@ def test_an_archive_that_unpacks_to_more_is_refused(copy, make_segment):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for member, content in members.items():
             archive.writestr(member, content)
-    assert "is compressed" in load(copy, make_segment)
+    assert "is compressed" in load(copy, later)
