@@ -196,7 +196,7 @@ def test_ctrl_c_ends_in_a_checkpoint_and_the_same_command_goes_on(run):
     assert run.events("resumed", started_at)[0]["env_steps"] == stopped["global_step"]
     more = ("global_step", "update", "replay_push_total")
     run.wait_until(
-        lambda: all(run.metrics()[name] > stopped[name] for name in more),
+        lambda: all((run.metrics().get(name) or 0) > stopped[name] for name in more),
         "play and learning beyond where it was stopped",
     )
     metrics = run.metrics()
