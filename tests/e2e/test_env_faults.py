@@ -53,7 +53,7 @@ def test_a_broken_env_costs_its_actor_and_no_more_than_the_calls_under_way(tmp_p
     rng = random.Random(fault_seed)
     kinds = ["raise", "memory", "exit", "kill", "hang", "hang holding the GIL"]
     rng.shuffle(kinds)
-    plan = [(kind, rng.randrange(80, 160)) for kind in kinds]
+    plan = [(kind, rng.randrange(40, 80)) for kind in kinds]
     run = faulty_run(tmp_path, plan)
     run.start()
     run.wait_until(lambda: len(faults(tmp_path)) == len(kinds), "every fault")

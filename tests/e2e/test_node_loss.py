@@ -110,7 +110,8 @@ def start_with_one_without_room(run) -> str:
 def test_a_node_dies_and_its_actor_waits_for_another_while_the_run_goes_on(
     tmp_path, cluster, fault_seed
 ):
-    run = faulty_run(tmp_path, [], "--address", cluster.address)
+    often = ["--control.checkpoint-every-env-steps", "100"]
+    run = faulty_run(tmp_path, [], "--address", cluster.address, *often)
     name = start_with_one_without_room(run)
     wait_for_progress(run, "a run with one actor")
     node = add_node(cluster)

@@ -13,9 +13,12 @@ import time
 import psutil
 import pytest
 
+from launch.control.checkpoint import CheckpointStore, verify
 from tests.chaos.chaos import torment
 from tests.chaos.real_run import EXIT_RESUMABLE, RealRun
 
+STOP_BUDGET_S = 120.0  # what a run has by default
+ORPHAN_LIMIT_S = 30.0
 EVERYBODY = {
     *("env-actor-0", "env-actor-1", "replay-0", "replay-1", "learner", "weight-server"),
     *("reanalyser", "evaluator", "monitor"),
@@ -183,12 +186,18 @@ def test_a_killed_learner_goes_on_from_the_checkpoint_and_weights_are_published_
     only_these_failed(run, began, known, "learner", "weight-server")
 
 
-def test_ctrl_c_ends_in_a_checkpoint_and_the_same_command_goes_on(run):
-    known = [psutil.Process(pid) for pid in run.pids().values()]
-    assert run.stop() == EXIT_RESUMABLE, run.output()
-    assert not [p for p in known if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
-    stopped = run.metrics()
-    assert run.events("checkpoint")[-1]["reason"] == "stopped"
+def test_sigterm_ends_in_a_checkpoint_without_orphans_and_the_same_command_goes_on(run):
+    below = psutil.Process(run.process.pid).children(recursive=True)
+    assert len(below) > len(EVERYBODY)
+    asked_at = time.monotonic()
+    run.process.send_signal(signal.SIGTERM)
+    assert run.finish() == EXIT_RESUMABLE, run.output()
+    _, alive = psutil.wait_procs(below, timeout=ORPHAN_LIMIT_S)
+    assert time.monotonic() - asked_at < STOP_BUDGET_S + ORPHAN_LIMIT_S
+    left = [p for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    assert not left, [(p.pid, p.cmdline()[:3]) for p in left]
+    stopped, newest = run.metrics(), CheckpointStore(run.folder / "checkpoints", keep=2).newest()
+    assert run.events("checkpoint")[-1]["reason"] == verify(newest)["reason"] == "stopped"
 
     started_at = time.time()
     run.start()
