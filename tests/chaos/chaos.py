@@ -107,15 +107,22 @@ def is_complete(run: RealRun, kinds: Sequence[str]) -> bool:
 
 
 def torment(
-    run: RealRun, seed: int, seconds: float, n_least: int = 1, kinds: Sequence[str] = KINDS
+    run: RealRun,
+    seed: int,
+    seconds: float,
+    *,
+    n_least: int = 1,
+    kinds: Sequence[str] = KINDS,
+    pause_s: tuple[float, float] = PAUSE_S,
 ) -> list[Fault]:
-    """Faults for `seconds`, `n_least` at least; then the run is stopped, and must be whole."""
+    """Faults of a run under way for `seconds`, `n_least` at least; then it is stopped, and must be
+    whole.
+    """
     rng, faults = random.Random(seed), []
-    run.start()
     run.wait_until(lambda: is_complete(run, kinds), "every process and a checkpoint")
     end = time.monotonic() + seconds
     while time.monotonic() < end or len(faults) < n_least:
-        time.sleep(rng.uniform(*PAUSE_S))
+        time.sleep(rng.uniform(*pause_s))
         run.wait_until(lambda: is_complete(run, kinds), "every process")
         faults.append(inject(run, rng, kinds))
         lost = ", ".join(f"{value:,.0f} {unit}" for unit, value in faults[-1].lost.items())
@@ -166,6 +173,7 @@ def main() -> int:
     settings, kinds = PRESETS[options.preset]
     run = RealRun(folder / "run", settings=settings)
     try:
+        run.start()
         faults = torment(run, seed, options.minutes * 60.0, kinds=kinds)
     except RunStuck as error:
         print(f"[chaos] seed {seed}: {error}", file=sys.stderr)

@@ -63,9 +63,11 @@ class RealRun:
         )
         self._command = [script, *settings, *arguments, "--run-dir", str(folder)]
         self.process: subprocess.Popen[bytes] | None = None
+        self._started_at = 0.0
 
     def start(self, *changes: str) -> None:
         """`changes`: words for this start alone."""
+        self._started_at = time.time()
         with self.folder.with_suffix(".log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, *self._command, *changes],
@@ -75,6 +77,9 @@ class RealRun:
                 stderr=log,
                 start_new_session=True,
             )
+
+    def is_running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
 
     def stop(self) -> int:
         """Ctrl-C; the exit code."""
@@ -93,7 +98,7 @@ class RealRun:
 
     def kill(self) -> None:
         """At once, with all processes below it; nothing happens if it has ended."""
-        if self.process is None or self.process.poll() is not None:
+        if self.process is None or not self.is_running():
             return
         for below in psutil.Process(self.process.pid).children(recursive=True):
             with suppress(psutil.NoSuchProcess):
@@ -113,17 +118,20 @@ class RealRun:
         """One figure in all records that have it."""
         return [r[name] for r in self.records() if r.get(name) is not None]
 
-    def records(self) -> list[dict[str, float]]:
-        """All of them, oldest first."""
-        return [json.loads(line) for line in self._lines("metrics.jsonl")]
+    def records(self, since: float = 0.0) -> list[dict[str, float]]:
+        """Those written after the time `since`, oldest first."""
+        found = map(json.loads, self._lines("metrics.jsonl"))
+        return [record for record in found if record["timestamp"] > since]
 
-    def events(self, kind: str) -> list[dict]:
-        return [e for e in map(json.loads, self._lines("events.jsonl")) if e["event"] == kind]
+    def events(self, kind: str, since: float = 0.0) -> list[dict]:
+        found = map(json.loads, self._lines("events.jsonl"))
+        return [e for e in found if e["event"] == kind and e["timestamp"] > since]
 
     def heartbeats(self) -> dict[str, dict]:
-        """By child, as the newest heartbeat line has them."""
+        """By child, as the newest heartbeat line has them; {} before the first since the start."""
         lines = self._lines("heartbeat.jsonl")
-        return json.loads(lines[-1])["processes"] if lines else {}
+        newest = json.loads(lines[-1]) if lines else {"timestamp": 0.0}
+        return newest["processes"] if newest["timestamp"] > self._started_at else {}
 
     def pids(self) -> dict[str, int]:
         return {name: beat["pid"] for name, beat in self.heartbeats().items() if beat["pid"]}

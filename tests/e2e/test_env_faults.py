@@ -4,6 +4,7 @@ import json
 import os
 import random
 import shlex
+import signal
 from pathlib import Path
 
 import psutil
@@ -52,7 +53,7 @@ def test_a_broken_env_costs_its_actor_and_no_more_than_the_calls_under_way(tmp_p
     rng = random.Random(fault_seed)
     kinds = ["raise", "memory", "exit", "kill", "hang", "hang holding the GIL"]
     rng.shuffle(kinds)
-    plan = [(kind, rng.randrange(80, 160)) for kind in kinds]
+    plan = [(kind, rng.randrange(40, 80)) for kind in kinds]
     run = faulty_run(tmp_path, plan)
     run.start()
     run.wait_until(lambda: len(faults(tmp_path)) == len(kinds), "every fault")
@@ -84,15 +85,19 @@ def test_a_broken_env_costs_its_actor_and_no_more_than_the_calls_under_way(tmp_p
 @pytest.mark.fault(
     child="env actor, too often", lost="the same each time; it stays out, others play on"
 )
-def test_an_actor_that_fails_too_often_stays_out_and_the_others_play_on(tmp_path, fault_seed):
-    after = random.Random(fault_seed).randrange(60, 120)
-    run = faulty_run(tmp_path, [("raise", after)], "--control.max-restarts", "0")
+@pytest.mark.fault(child="evaluator or monitor, too often", lost="what they would have told")
+def test_who_fails_too_often_stays_out_and_the_others_play_on(tmp_path, fault_seed):
+    """First an env actor, then those that only watch."""
+    rng = random.Random(fault_seed)
+    extra = ["--control.max-restarts", "0", "--evaluation.every-env-steps", "400"]
+    extra += ["--control.collect-deadline-s", "60"]  # nothing hangs here
+    run = faulty_run(tmp_path, [("raise", rng.randrange(60, 120))], *extra)
     run.start()
-    run.wait_until(lambda: run.events("child_quarantined"), "the quarantine")
+    run.wait_until(lambda: run.events("child_quarantined"), "the env actor's quarantine")
     (event,) = run.events("child_quarantined")
     run.wait_until(
         lambda: run.heartbeats().get(event["child"], {}).get("state") == "quarantined",
-        "the state to show",
+        "the env actor's state to show",
     )
     steps, updates = run.metrics()["global_step"], run.metrics()["update"]
     run.wait_until(
@@ -101,12 +106,33 @@ def test_an_actor_that_fails_too_often_stays_out_and_the_others_play_on(tmp_path
         ),
         "play and learning with the other actor",
     )
-    run.wait_until(lambda: run.events("checkpoint"), "a checkpoint")
+    run.wait_until(lambda: run.events("checkpoint"), "a checkpoint with the other actor")
+
+    run.wait_until(lambda: run.events("evaluation"), "an evaluation")
+    known, watchers = run.pids(), ["evaluator", "monitor"]
+    rng.shuffle(watchers)
+    for name in watchers:
+        os.kill(known[name], signal.SIGKILL)
+    run.wait_until(lambda: len(run.events("child_quarantined")) == 3, "the watchers' quarantine")
+    steps, n_checkpoints = run.metrics()["global_step"], len(run.events("checkpoint"))
+    run.wait_until(
+        lambda: (
+            run.metrics()["global_step"] > steps + 200
+            and len(run.events("checkpoint")) > n_checkpoints
+        ),
+        "play and a checkpoint without watchers",
+    )
     assert run.stop() == EXIT_RESUMABLE, run.output()
     assert event["env_actors_left"] == 1 and event["failures"] == 1
-    states = [e["state"] for e in run.events("child_state") if e["child"] == event["child"]]
-    assert states == ["starting", "healthy", "quarantined", "stopped"]
-    assert f"child_quarantined: child {event['child']}" in run.output()
+    states = {name: [] for name in [*known, event["child"]]}
+    for change in run.events("child_state"):
+        states[change["child"]].append(change["state"])
+    assert states[event["child"]] == ["starting", "healthy", "quarantined", "stopped"]
+    for name in (event["child"], *watchers):
+        assert f"child_quarantined: child {name}" in run.output()
+    for name in set(states) - {event["child"], *watchers}:
+        assert "restarting" not in states[name] and "quarantined" not in states[name], states
+    assert "Traceback" not in run.output()
 
 
 def test_below_the_minimum_fleet_the_run_stops_and_says_who_where_and_why(tmp_path, fault_seed):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from launch import train
 from launch.control.checkpoint import CheckpointStore, verify
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,21 +22,21 @@ SERIAL = shlex.split(
 FILE_LIMIT = 100_000  # bytes: logs and replay fit, weights do not
 
 
-def run(folder: Path, total: int, *, limited: bool) -> subprocess.CompletedProcess:
-    def limit() -> None:
-        if limited:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_LIMIT, FILE_LIMIT))
+def run(folder: Path, total: int, *extra: str) -> int:
+    """In this process."""
+    words = [*SERIAL, "--run-dir", str(folder), "--total-env-steps", str(total)]
+    return train.main([*words, *extra])
 
+
+def run_with_full_disk(folder: Path, total: int) -> subprocess.CompletedProcess:
+    """In a process of its own, which can't write large files."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_LIMIT, FILE_LIMIT))
+
+    words = [*SERIAL, "--run-dir", str(folder), "--total-env-steps", str(total)]
     return subprocess.run(
-        [
-            sys.executable,
-            "launch/train.py",
-            *SERIAL,
-            "--run-dir",
-            str(folder),
-            "--total-env-steps",
-            str(total),
-        ],
+        [sys.executable, "launch/train.py", *words],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -52,11 +53,10 @@ def events(folder: Path, kind: str) -> list[dict]:
 
 def test_a_full_disk_costs_checkpoints_not_the_run(tmp_path):
     folder = tmp_path / "run"
-    first = run(folder, 130, limited=False)
-    assert first.returncode == 0, first.stderr
+    assert run(folder, 130) == 0
     kept = CheckpointStore(folder / "checkpoints", keep=2).newest()
 
-    full = run(folder, 330, limited=True)
+    full = run_with_full_disk(folder, 330)
     assert full.returncode == 1, full.stdout + full.stderr
     failed = events(folder, "checkpoint_failed")
     assert len(failed) >= 2, "it went on after the first one"
@@ -66,33 +66,14 @@ def test_a_full_disk_costs_checkpoints_not_the_run(tmp_path):
     assert CheckpointStore(folder / "checkpoints", keep=2).latest() == kept
     kept_steps = verify(kept)["progress"]["env_steps"]
 
-    last = run(folder, 330, limited=False)
-    assert last.returncode == 0, last.stderr
+    assert run(folder, 330) == 0
     assert events(folder, "resumed")[-1]["env_steps"] == kept_steps
     assert not list((folder / "checkpoints").glob(".tmp*"))
 
 
 def test_the_best_evaluations_checkpoint_is_pointed_at(tmp_path):
     folder = tmp_path / "run"
-    done = subprocess.run(
-        [
-            sys.executable,
-            "launch/train.py",
-            *SERIAL,
-            "--evaluation.every-env-steps",
-            "70",
-            "--run-dir",
-            str(folder),
-            "--total-env-steps",
-            "400",
-        ],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
+    assert run(folder, 400, "--evaluation.every-env-steps", "70") == 0
     best = (folder / "checkpoints" / "BEST").read_text().strip()
     evaluations = events(folder, "evaluation")
     returns = [sum(e["returns"]) / len(e["returns"]) for e in evaluations]

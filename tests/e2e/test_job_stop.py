@@ -119,8 +119,7 @@ def updates(run_dir: Path) -> int:
 
 def stop(head: str, name: str, run_dir: Path) -> dict:
     """The stopped run's counters; its actors must be gone."""
-    job(head, "stop", name)
-    wait_until(lambda: "RUNNING" not in job(head, "status", name), "the job to end")
+    job(head, "stop", name)  # waits for the job to end
     status = job(head, "status", name)
     assert "was stopped" in status, status + job(head, "logs", name)[-3000:]
     wait_until(lambda: not actors(head), "the actors to end")

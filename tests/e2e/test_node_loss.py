@@ -30,6 +30,8 @@ from tests.chaos.real_run import EXIT_RESUMABLE
 from tests.e2e.test_env_faults import COLLECT_STEPS, faulty_run, steps_taken
 
 OBJECT_STORE_BYTES = 100 * 1024 * 1024
+# Ray asks every 3 s if nothing is said; a node is lost after five answers that are missing.
+HEALTH_CHECK = {"health_check_period_ms": 1000, "health_check_initial_delay_ms": 1000}
 ROOM_BUT_FOR_ONE = 3  # 1 learner, 1 env actor, 5 that ask for a tenth; the other finds 0.5
 
 
@@ -42,6 +44,7 @@ def start_cluster(monkeypatch, tmp_path, num_cpus: int) -> Iterator[Cluster]:
             "num_cpus": num_cpus,
             "include_dashboard": False,
             "object_store_memory": OBJECT_STORE_BYTES,
+            "_system_config": HEALTH_CHECK,
         },
     )
     yield made
@@ -107,7 +110,8 @@ def start_with_one_without_room(run) -> str:
 def test_a_node_dies_and_its_actor_waits_for_another_while_the_run_goes_on(
     tmp_path, cluster, fault_seed
 ):
-    run = faulty_run(tmp_path, [], "--address", cluster.address)
+    often = ["--control.checkpoint-every-env-steps", "100"]
+    run = faulty_run(tmp_path, [], "--address", cluster.address, *often)
     name = start_with_one_without_room(run)
     wait_for_progress(run, "a run with one actor")
     node = add_node(cluster)
@@ -141,49 +145,44 @@ def test_a_node_dies_and_its_actor_waits_for_another_while_the_run_goes_on(
     assert "Traceback" not in run.output()
 
 
+@pytest.mark.fault(child="a node that is drained first", lost="episodes under way")
 @pytest.mark.fault(child="the node of the learner", lost="updates since the newest checkpoint")
-def test_a_learner_that_went_with_its_node_starts_where_there_is_room(
+def test_a_draining_node_is_left_in_time_and_a_lost_learner_starts_where_there_is_room(
     tmp_path, small_cluster, fault_seed
 ):
-    """The first node is too small for a learner; the others have room for one child each."""
+    """The first node is too small for a learner or an env actor; two others have room for one."""
     nodes = [add_node(small_cluster) for _ in range(2)]
-    run = faulty_run(tmp_path, [], "--address", small_cluster.address)
+    never = ["--control.checkpoint-every-env-steps", "1000000"]
+    run = faulty_run(tmp_path, [], "--address", small_cluster.address, *never)
     run.start()
-    run.wait_until(lambda: run.events("checkpoint") and "learner" in run.pids(), "a checkpoint")
-    known = run.pids()["learner"]
-    (home,) = [node for node in nodes if lives_on(node, known)]
-    time.sleep(random.Random(fault_seed).uniform(0.0, 4.0))
-    os.kill(raylet_pid(home), signal.SIGKILL)
     run.wait_until(
-        lambda: "learner" in [e["child"] for e in run.events("child_without_room")][-1:],
-        "a learner without room",
+        lambda: "learner" in run.pids() and run.metrics().get("update", 0) > 0, "updates"
     )
-    add_node(small_cluster, num_cpus=2)  # an env actor waits for room as well
-    run.wait_until(lambda: run.pids().get("learner") not in (None, known), "another learner")
-    wait_for_progress(run, "a run with the new learner")
+    (home,) = [node for node in nodes if lives_on(node, run.pids()["learner"])]
+    (neighbour,) = [node for node in nodes if node is not home]
+    rng = random.Random(fault_seed)
+    leaves_a_draining_node(run, small_cluster, neighbour, rng)
+    loses_the_learners_node(run, small_cluster, home, rng)
+
     assert run.stop() == EXIT_RESUMABLE, run.output()
-    (replaced,) = run.events("learner_replaced")
-    made = [e for e in run.events("checkpoint") if e["timestamp"] < replaced["timestamp"]]
-    assert replaced["source"] == made[-1]["path"]
     assert [e["child"] for e in run.events("child_failed")] == ["learner"]
-    versions = run.every("weight_version")
-    assert versions == sorted(versions), "acting never turns back"
-    assert run.metrics()["skipped_total"] == 0
+    assert run.metrics()["restarts"] == 1
+    # No call of an env actor was under way on a node that went.
+    assert steps_taken(tmp_path) == run.metrics()["global_step"]
     assert "Traceback" not in run.output()
 
 
-@pytest.mark.fault(child="a node that is drained first", lost="episodes under way")
-def test_a_draining_node_gets_no_work_and_a_checkpoint_is_made(tmp_path, cluster, fault_seed):
-    never = ["--control.checkpoint-every-env-steps", "1000000"]
-    run = faulty_run(tmp_path, [], "--address", cluster.address, *never)
-    name = start_with_one_without_room(run)
-    node = add_node(cluster)
-    run.wait_until(lambda: lives_on(node, run.pids().get(name)), "the actor on the new node")
-    run.wait_until(lambda: state_of(run, name) == "healthy", "its health")
-    known = run.pids()[name]
-    refuge = add_node(cluster)
+def leaves_a_draining_node(run, cluster, node, rng: random.Random) -> None:
+    """Its env actor gets no more work there; then there is a checkpoint; then it goes elsewhere."""
+    refuge = add_node(cluster, num_cpus=2)  # another env actor has been waiting for room
+    run.wait_until(
+        lambda: all(state_of(run, f"env-actor-{i}") == "healthy" for i in range(2)),
+        "both env actors",
+    )
+    run.wait_until(lambda: len(env_actors_on(run, node)) == 1, "one of them on the node")
+    ((name, known),) = env_actors_on(run, node).items()
     assert not run.events("checkpoint")
-    time.sleep(random.Random(fault_seed).uniform(0.0, 3.0))
+    time.sleep(rng.uniform(0.0, 3.0))
     drain(cluster.address, node.node_id)
     run.wait_until(lambda: run.events("node_draining"), "the notice")
     (notice,) = run.events("node_draining")
@@ -191,18 +190,50 @@ def test_a_draining_node_gets_no_work_and_a_checkpoint_is_made(tmp_path, cluster
     run.wait_until(lambda: run.events("checkpoint"), "the checkpoint")
     (checkpoint,) = run.events("checkpoint")
     assert checkpoint["timestamp"] - notice["timestamp"] < 15.0
-    run.wait_until(lambda: lives_on(refuge, run.pids().get(name)), "the actor elsewhere")
+    run.wait_until(lambda: name in env_actors_on(run, refuge), "the actor elsewhere")
     run.wait_until(lambda: state_of(run, name) == "healthy", "its health there")
     assert not psutil.pid_exists(known)
     states = [e["state"] for e in run.events("child_state") if e["child"] == name]
     assert states[-5:] == ["healthy", "draining", "restarting", "starting", "healthy"]
     os.kill(raylet_pid(node), signal.SIGKILL)
     steps = run.metrics()["global_step"]
-    run.wait_until(lambda: run.metrics()["global_step"] > steps + 100, "play without the node")
-    assert run.stop() == EXIT_RESUMABLE, run.output()
+    run.wait_until(
+        lambda: run.metrics()["global_step"] > steps + 100, "play without the drained node"
+    )
     assert not run.events("child_failed")
     assert run.metrics()["restarts"] == 0
-    assert steps_taken(tmp_path) == run.metrics()["global_step"]  # no call was under way
+
+
+def env_actors_on(run, node) -> dict[str, int]:
+    """Pids, by name."""
+    found = run.pids().items()
+    return {name: pid for name, pid in found if name.startswith("env-") and lives_on(node, pid)}
+
+
+def loses_the_learners_node(run, cluster, home, rng: random.Random) -> None:
+    """The learner waits until a node has room, and goes on from the checkpoint."""
+    known = run.pids()["learner"]
+    time.sleep(rng.uniform(0.0, 4.0))
+    os.kill(raylet_pid(home), signal.SIGKILL)
+    run.wait_until(
+        lambda: "learner" in [e["child"] for e in run.events("child_without_room")][-1:],
+        "a learner without room",
+    )
+    add_node(cluster)
+    run.wait_until(lambda: run.pids().get("learner") not in (None, known), "another learner")
+    before = run.metrics()
+    run.wait_until(
+        lambda: (
+            run.metrics()["global_step"] > before["global_step"] + 100
+            and run.metrics()["update"] > before["update"]
+        ),
+        "play and learning with the new learner",
+    )
+    (replaced,) = run.events("learner_replaced")
+    assert replaced["source"] == run.events("checkpoint")[-1]["path"]
+    versions = run.every("weight_version")
+    assert versions == sorted(versions), "acting never turns back"
+    assert run.metrics()["skipped_total"] == 0
 
 
 def drain(address: str, node_id: str) -> None:

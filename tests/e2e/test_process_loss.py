@@ -1,102 +1,221 @@
-"""The driver, and those that only watch, killed in real Ray runs."""
+"""One real run whose processes are killed one after the other, every kind in a test of its own.
 
+A test begins once all processes are healthy, and looks at what came after that; one that finds
+the run ended starts it again.
+"""
+
+import json
 import os
 import random
 import signal
 import time
 
+import psutil
 import pytest
 
+from launch.control.checkpoint import CheckpointStore, verify
+from tests.chaos.chaos import torment
 from tests.chaos.real_run import EXIT_RESUMABLE, RealRun
 
-CHECKPOINT_EVERY = 200  # env steps, of the small real run
-OVERSHOOT = 64  # env steps of the calls that were under way when a checkpoint became due
+STOP_BUDGET_S = 120.0  # what a run has by default
+ORPHAN_LIMIT_S = 30.0
+EVERYBODY = {
+    *("env-actor-0", "env-actor-1", "replay-0", "replay-1", "learner", "weight-server"),
+    *("reanalyser", "evaluator", "monitor"),
+}
 
 
-def newest_checkpoint(run: RealRun, before: float = float("inf")) -> str:
-    return [e["path"] for e in run.events("checkpoint") if e["timestamp"] < before][-1]
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    extra = ["--reanalysis.share", "0.5", "--evaluation.final-episodes", "1"]
+    run = RealRun(tmp_path_factory.mktemp("losses") / "run", *extra)
+    yield run
+    run.kill()
 
 
-@pytest.mark.fault(child="driver", lost="env steps and updates since the last checkpoint")
-def test_a_killed_driver_loses_what_came_since_the_checkpoint(tmp_path, fault_seed):
-    run = RealRun(tmp_path / "run")
-    run.start()
-    run.wait_until(lambda: run.events("checkpoint") and run.metrics()["update"] > 50, "learning")
-    time.sleep(random.Random(fault_seed).uniform(0.0, 5.0))
-    run.process.kill()
-    run.process.wait()
-    before, source = run.metrics(), newest_checkpoint(run)
-    run.start()
-    run.wait_until(lambda: run.events("resumed"), "the run to go on")
-    (resumed,) = run.events("resumed")
-    run.wait_until(lambda: run.metrics()["global_step"] > before["global_step"], "what was lost")
-    assert run.stop() == EXIT_RESUMABLE, run.output()
-    lost = before["global_step"] - resumed["env_steps"]
-    print(f"{lost:.0f} env steps lost")
-    assert resumed["source"] == source
-    assert lost <= CHECKPOINT_EVERY + OVERSHOOT
-    assert run.metrics()["replay_duplicate_total"] == 0
+@pytest.fixture
+def run(shared) -> RealRun:
+    if not shared.is_running():
+        shared.start()
+    wait_until_whole(shared)
+    return shared
+
+
+def wait_until_whole(run: RealRun) -> None:
+    run.wait_until(
+        lambda: (
+            {name for name, beat in run.heartbeats().items() if beat["state"] == "healthy"}
+            >= EVERYBODY
+            and run.metrics().get("update", 0) > 40
+            and run.events("checkpoint")
+        ),
+        "every process at work, and a checkpoint",
+    )
+
+
+def kill(pid: int, seed: int) -> None:
+    """Within the next second, as the seed has it."""
+    time.sleep(random.Random(seed).uniform(0.0, 1.0))
+    os.kill(pid, signal.SIGKILL)
+
+
+def wait_for_successor(run: RealRun, name: str, known: dict[str, int]) -> None:
+    run.wait_until(lambda: run.pids().get(name) not in (None, known[name]), f"another {name}")
+
+
+def only_these_failed(run: RealRun, since: float, known: dict[str, int], *names: str) -> None:
+    failed = {e["child"] for e in run.events("child_failed", since)}
+    assert failed <= set(names), failed
+    states = [(e["child"], e["state"]) for e in run.events("child_state", since)]
+    for name in set(known) - set(names):
+        seen = [state for child, state in states if child == name]
+        assert "restarting" not in seen and "quarantined" not in seen, (name, seen)
+    assert "Traceback" not in run.output() and "constructor arguments" not in run.output()
+
+
+def only_grows(values: list[float]) -> bool:
+    return values == sorted(values)
+
+
+@pytest.mark.fault(child="reanalyser", lost="the segments it was working on")
+def test_reanalysis_goes_on_when_its_process_is_killed(run, fault_seed):
+    def shares(since: float = 0.0) -> list[float]:
+        """Of the samples of each record, how many had targets searched again."""
+        return [r["reanalysed_share"] or 0.0 for r in run.records(since) if "reanalysed_share" in r]
+
+    run.wait_until(lambda: max(shares(), default=0.0) > 0.4, "the share")
+    began, before, known = time.time(), run.metrics(), run.pids()
+    kill(known["reanalyser"], fault_seed)
+    run.wait_until(lambda: run.events("child_failed", began), "the failure")
+    wait_for_successor(run, "reanalyser", known)
+    n_segments = run.metrics()["reanalysis_segments_total"]
+    run.wait_until(lambda: run.metrics()["reanalysis_segments_total"] > n_segments, "more segments")
+    back_at = time.time()
+    run.wait_until(lambda: max(shares(back_at), default=0.0) > 0.4, "the share again")
+
+    metrics = run.metrics()
+    assert metrics["restarts"] == before["restarts"] + 1
+    assert metrics["replay_patch_applied_total"] > before["replay_patch_applied_total"] > 0
+    assert metrics["replay_patch_invalid_total"] == before["replay_patch_invalid_total"]
+    only_these_failed(run, began, known, "reanalyser")
+
+
+def shard_bytes(run: RealRun, since: float) -> list[int]:
+    """What every shard held at the newest checkpoint, by the controller's book; [] if older."""
+    made = run.events("checkpoint", since)
+    if not made:
+        return []
+    latest = run.folder / "checkpoints" / os.path.basename(made[-1]["path"])
+    assert sorted(p.name for p in (latest / "replay").iterdir()) == ["shard-0", "shard-1"]
+    book = json.loads((latest / "counters.json").read_text())["replay"]
+    return [account["held"] for account in book["accounts"]]
+
+
+@pytest.mark.fault(child="replay shard, one of several", lost="what it held")
+def test_replay_goes_on_without_a_killed_shard_and_takes_it_back(run, fault_seed):
+    began, before, known = time.time(), run.metrics(), run.pids()
+    kill(known["replay-1"], fault_seed)
+    run.wait_until(lambda: run.events("child_failed", began), "the failure")
+    held = run.metrics()["replay_positions"]
+    run.wait_until(lambda: run.events("replay_shard_ready", began), "its return")
+    back_at, n_updates = time.time(), run.metrics()["update"]
+
+    def has_caught_up() -> bool:
+        """The successor got all that came until it held as much as the other."""
+        held = shard_bytes(run, back_at)
+        return bool(held) and min(held) > 0.9 * max(held)
+
+    run.wait_until(
+        lambda: (
+            run.metrics()["update"] > n_updates + 100
+            and run.metrics()["replay_shards_alive"] == 2
+            and has_caught_up()
+        ),
+        "updates with both shards, which hold the same",
+    )
+    failed = run.events("child_failed", began)
+    # Shards hold the same number of bytes, so the other has about half of all positions.
+    positions = [r["replay_positions"] for r in run.records(failed[0]["timestamp"])]
+    assert min(positions) > 0.4 * held
+    metrics = run.metrics()
+    n_lost, n_restarts = (
+        metrics[name] - before[name] for name in ("replay_shards_lost", "restarts")
+    )
+    assert n_lost == n_restarts >= 1
+    assert metrics["replay_duplicate_total"] == 0
+    only_these_failed(run, began, known, "replay-1")
 
 
 @pytest.mark.fault(child="evaluator", lost="the evaluation under way")
 @pytest.mark.fault(child="monitor", lost="heartbeats and figures while it is away")
-def test_watchers_come_back_and_nothing_else_notices(tmp_path, fault_seed):
-    run = RealRun(tmp_path / "run")
-    run.start()
-    known = watched(run)
-    for name in shuffled(fault_seed):
-        os.kill(known[name], signal.SIGKILL)
-    run.wait_until(lambda: run.pids().get("monitor") not in (None, known["monitor"]), "a monitor")
-    run.wait_until(
-        lambda: run.pids().get("evaluator") not in (None, known["evaluator"]), "an evaluator"
-    )
-    n_played = len(run.events("evaluation"))
-    run.wait_until(lambda: len(run.events("evaluation")) > n_played, "an evaluation")
-    assert run.stop() == EXIT_RESUMABLE, run.output()
-    assert sorted(e["child"] for e in run.events("child_failed")) == ["evaluator", "monitor"]
-    only_the_dead_were_restarted(run, known)
-
-
-@pytest.mark.fault(child="evaluator or monitor, too often", lost="what they would have told")
-def test_a_run_goes_on_without_watchers_that_fail_too_often(tmp_path, fault_seed):
-    run = RealRun(tmp_path / "run", "--control.max-restarts", "0")
-    run.start()
-    known = watched(run)
-    for name in shuffled(fault_seed):
-        os.kill(known[name], signal.SIGKILL)
-    run.wait_until(lambda: len(run.events("child_quarantined")) == 2, "both to be given up")
-    steps, n_checkpoints = run.metrics()["global_step"], len(run.events("checkpoint"))
-    run.wait_until(
-        lambda: (
-            run.metrics()["global_step"] > steps + 300
-            and len(run.events("checkpoint")) > n_checkpoints
-        ),
-        "play and a checkpoint without them",
-    )
-    assert run.stop() == EXIT_RESUMABLE, run.output()
-    for name in ("evaluator", "monitor"):
-        assert f"child_quarantined: child {name}" in run.output()
-    only_the_dead_were_restarted(run, known)
-
-
-def watched(run: RealRun) -> dict[str, int]:
-    """Pids, once everything is at work."""
-    run.wait_until(
-        lambda: {"monitor", "evaluator", "learner"} <= set(run.pids()) and run.events("evaluation"),
-        "every process and an evaluation",
-    )
-    return run.pids()
-
-
-def shuffled(seed: int) -> list[str]:
+def test_watchers_come_back_and_nothing_else_notices(run, fault_seed):
+    run.wait_until(lambda: run.events("evaluation"), "an evaluation")
+    began, known = time.time(), run.pids()
     names = ["evaluator", "monitor"]
-    random.Random(seed).shuffle(names)
-    return names
+    random.Random(fault_seed).shuffle(names)
+    for name in names:
+        os.kill(known[name], signal.SIGKILL)
+    for name in names:
+        wait_for_successor(run, name, known)
+    back_at = time.time()
+    run.wait_until(lambda: run.events("evaluation", back_at), "an evaluation")
+    assert sorted(e["child"] for e in run.events("child_failed", began)) == sorted(names)
+    only_these_failed(run, began, known, *names)
 
 
-def only_the_dead_were_restarted(run: RealRun, known: dict[str, int]) -> None:
-    states = [(e["child"], e["state"]) for e in run.events("child_state")]
-    for name in set(known) - {"evaluator", "monitor"}:
-        seen = [state for child, state in states if child == name]
-        assert "restarting" not in seen and "quarantined" not in seen, (name, seen)
+@pytest.mark.fault(child="learner", lost="updates since the newest checkpoint")
+@pytest.mark.fault(child="weight server", lost="nothing")
+def test_a_killed_learner_goes_on_from_the_checkpoint_and_weights_are_published_again(
+    run, fault_seed
+):
+    began, known = time.time(), run.pids()
+    for name in ("learner", "weight-server"):
+        kill(known[name], fault_seed)
+        wait_for_successor(run, name, known)
+        acted = run.every("weight_version")[-1]
+        run.wait_until(
+            lambda acted=acted: run.every("weight_version")[-1] > acted + 50,
+            f"new weights after the {name}'s death",
+        )
+    (replaced,) = run.events("learner_replaced", began)
+    made = [e for e in run.events("checkpoint") if e["timestamp"] < replaced["timestamp"]]
+    assert replaced["source"] == made[-1]["path"]
+    assert only_grows(run.every("global_step")) and only_grows(run.every("update"))
+    assert only_grows(run.every("weight_version")), "acting never turns back"
+    assert run.metrics()["skipped_total"] == 0
+    only_these_failed(run, began, known, "learner", "weight-server")
+
+
+def test_sigterm_ends_in_a_checkpoint_without_orphans_and_the_same_command_goes_on(run):
+    below = psutil.Process(run.process.pid).children(recursive=True)
+    assert len(below) > len(EVERYBODY)
+    asked_at = time.monotonic()
+    run.process.send_signal(signal.SIGTERM)
+    assert run.finish() == EXIT_RESUMABLE, run.output()
+    _, alive = psutil.wait_procs(below, timeout=ORPHAN_LIMIT_S)
+    assert time.monotonic() - asked_at < STOP_BUDGET_S + ORPHAN_LIMIT_S
+    left = [p for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    assert not left, [(p.pid, p.cmdline()[:3]) for p in left]
+    stopped, newest = run.metrics(), CheckpointStore(run.folder / "checkpoints", keep=2).newest()
+    assert run.events("checkpoint")[-1]["reason"] == verify(newest)["reason"] == "stopped"
+
+    started_at = time.time()
+    run.start()
+    run.wait_until(lambda: run.events("resumed", started_at), "the same command to go on")
+    assert run.events("resumed", started_at)[0]["env_steps"] == stopped["global_step"]
+    more = ("global_step", "update", "replay_push_total")
+    run.wait_until(
+        lambda: all((run.metrics().get(name) or 0) > stopped[name] for name in more),
+        "play and learning beyond where it was stopped",
+    )
+    metrics = run.metrics()
+    assert metrics["weight_version"] >= stopped["weight_version"]
+    assert metrics["replay_duplicate_total"] == 0
+    assert only_grows(run.every("global_step"))
     assert "Traceback" not in run.output()
+
+
+def test_random_kills_are_survived(run, fault_seed):
+    """A few; `make chaos` is the long form."""
+    faults = torment(run, fault_seed, seconds=0.0, n_least=3, pause_s=(1.0, 4.0))
+    assert len(faults) >= 3

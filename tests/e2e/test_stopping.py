@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import random
 import shlex
 import signal
 import subprocess
@@ -25,8 +26,8 @@ from learner.learner import Learner
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 420
 ORPHAN_LIMIT_S = 30.0
-# Where the driver was killed, Ray's agents look for their dead head node for a minute.
-AGENTS_LIMIT_S = 150.0
+CHECKPOINT_EVERY = 100  # env steps, of the Ray runs
+OVERSHOOT = 64  # env steps of two calls, which may be under way when a checkpoint becomes due
 CARTPOLE = shlex.split(
     """--preset cartpole --device cpu --simulations 4 --acting.segment-length 10
     --acting.collect-steps 8 --replay.min-positions 40 --learner.batch-size 16
@@ -36,10 +37,22 @@ CARTPOLE = shlex.split(
 SERIAL = [*CARTPOLE, "--runtime", "serial", "--control.checkpoint-every-env-steps", "64"]
 
 
+# A killed driver's agents look for their head node for a minute, if nothing else is said.
+VARIABLES = {
+    "PYTHONPATH": str(ROOT),
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
+}
+
+
+def lines(path: Path) -> list[dict]:
+    """Whole ones: the last may be half written."""
+    text = path.read_text() if path.exists() else ""
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
 def events(folder: Path, kind: str) -> list[dict]:
-    path = folder / "events.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [e for e in map(json.loads, lines) if e["event"] == kind]
+    return [e for e in lines(folder / "events.jsonl") if e["event"] == kind]
 
 
 def newest(folder: Path) -> dict:
@@ -148,6 +161,8 @@ def test_a_run_that_began_from_a_path_says_how_it_goes_on(tmp_path, capsys):
 
 
 # ---------------------------------------------------------------- real Ray processes
+#
+# Runs of one folder, in the order of the tests: each goes on from what the end before it left.
 
 
 class RayRun:
@@ -156,13 +171,18 @@ class RayRun:
     def __init__(self, folder: Path, *extra: str) -> None:
         self.folder = folder
         self.log = folder.with_suffix(".log")
+        self._n_checkpoints = len(events(folder, "checkpoint"))
+        self._left = newest(folder)["progress"]["env_steps"] if self._n_checkpoints else None
+        self._n_logged = self.log.stat().st_size if self.log.exists() else 0
+        self._began = time.time()
         command = [sys.executable, "launch/train.py", *CARTPOLE, "--run-dir", str(folder)]
-        limits = ["--total-env-steps", "1000000", "--control.checkpoint-every-env-steps", "100"]
+        limits = ["--control.checkpoint-every-env-steps", str(CHECKPOINT_EVERY)]
+        limits += ["--total-env-steps", "1000000", "--control.log-period-s", "1"]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*command, *limits, "--control.log-period-s", "1", *extra],
+                [*command, *limits, *extra],
                 cwd=ROOT,
-                env=os.environ | {"PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"},
+                env=os.environ | VARIABLES,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -173,25 +193,32 @@ class RayRun:
         with contextlib.suppress(psutil.NoSuchProcess):
             self.seen.update(psutil.Process(self.process.pid).children(recursive=True))
 
-    def wait_for(self, condition):
+    def wait_for(self, condition, what: str) -> None:
         deadline = time.monotonic() + LIMIT_S
         while time.monotonic() < deadline:
             self.look()
-            value = condition()
-            if value:
-                return value
-            assert self.process.poll() is None, self.log.read_text()
+            if condition():
+                return
+            assert self.process.poll() is None, f"ended while waiting for {what}: {self.output()}"
             time.sleep(0.1)
-        pytest.fail(f"waited {LIMIT_S} s:\n{self.log.read_text()}")
+        pytest.fail(f"waited {LIMIT_S} s for {what}:\n{self.output()}")
 
-    def end(self, orphan_limit_s: float = ORPHAN_LIMIT_S) -> int:
+    def wait_until_at_work(self) -> None:
+        """A checkpoint of its own is there. If a run of this folder ended before, this one has
+        gone on from what that one left.
+        """
+        self.wait_for(lambda: self.checkpoints() and self.pid("replay-0"), "a checkpoint")
+        resumed = [e["env_steps"] for e in self.events("resumed")]
+        assert resumed == ([] if self._left is None else [self._left]), "where it goes on from"
+
+    def end(self) -> int:
         """The exit code; every process that ran below the driver must be gone soon after it."""
         deadline = time.monotonic() + LIMIT_S
         while self.process.poll() is None and time.monotonic() < deadline:
             self.look()
             time.sleep(0.05)
         code = self.process.wait(timeout=1)
-        _, alive = psutil.wait_procs(list(self.seen), timeout=orphan_limit_s)
+        _, alive = psutil.wait_procs(list(self.seen), timeout=ORPHAN_LIMIT_S)
         left = [p for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
         assert len(self.seen) > 5
         assert not left, [(p.pid, p.cmdline()[:3]) for p in left]
@@ -202,50 +229,68 @@ class RayRun:
             if process.is_running():
                 process.kill()
 
+    def output(self) -> str:
+        """Of this run, not of those before it."""
+        return self.log.read_bytes()[self._n_logged :].decode()
+
+    def events(self, kind: str) -> list[dict]:
+        """Of this run."""
+        return [e for e in events(self.folder, kind) if e["timestamp"] > self._began]
+
     def checkpoints(self) -> list[dict]:
-        return events(self.folder, "checkpoint")
+        return self.events("checkpoint")
 
     def pid(self, child: str) -> int:
         """0 until the monitor has seen the child; a checkpoint may come before."""
-        path = self.folder / "heartbeat.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        return json.loads(lines[-1])["processes"].get(child, {}).get("pid", 0) if lines else 0
+        beats = lines(self.folder / "heartbeat.jsonl")
+        if not beats or beats[-1]["timestamp"] < self._began:
+            return 0
+        return beats[-1]["processes"].get(child, {}).get("pid") or 0
+
+    def lost(self) -> int:
+        """Env steps that the newest checkpoint does not have, of those in the last record."""
+        last = lines(self.folder / "metrics.jsonl")[-1]["global_step"]
+        return last - newest(self.folder)["progress"]["env_steps"]
+
+
+class Runs:
+    """The runs of one folder; at most one at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.newest: RayRun | None = None
+
+    def start(self, *extra: str) -> RayRun:
+        self.newest = RayRun(self._folder, *extra)
+        return self.newest
+
+    def at_work(self) -> RayRun:
+        """The one that the test before left at work, or another."""
+        if self.newest is None or self.newest.process.poll() is not None:
+            self.start().wait_until_at_work()
+        return self.newest
+
+    def kill(self) -> None:
+        if self.newest is not None and self.newest.process.poll() is None:
+            self.newest.kill()
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    found = Runs(tmp_path_factory.mktemp("ray") / "run")
+    yield found
+    found.kill()
 
 
 @pytest.fixture
 def start(tmp_path):
-    runs = []
-
-    def begin(*extra: str) -> RayRun:
-        runs.append(RayRun(tmp_path / "run", *extra))
-        return runs[-1]
-
-    yield begin
-    for one in runs:
-        if one.process.poll() is None:
-            one.kill()
+    runs = Runs(tmp_path / "run")
+    yield runs.start
+    runs.kill()
 
 
-@pytest.mark.parametrize("from_terminal", [False, True], ids=["SIGTERM", "ctrl-c in a terminal"])
-def test_a_signal_ends_in_a_checkpoint_within_the_budget_and_without_orphans(start, from_terminal):
-    """A terminal sends its SIGINT to every process of the group, Ray's among them."""
-    one = start()
-    one.wait_for(one.checkpoints)
-    if from_terminal:
-        os.killpg(one.process.pid, signal.SIGINT)
-    else:
-        one.process.send_signal(signal.SIGTERM)
-    began = time.monotonic()
-    assert one.end() == EXIT_RESUMABLE, one.log.read_text()
-    assert time.monotonic() - began < 120.0 + ORPHAN_LIMIT_S
-    assert one.checkpoints()[-1]["reason"] == "stopped"
-    assert newest(one.folder)["reason"] == "stopped"
-    assert "Traceback" not in one.log.read_text()
-
-
-def test_a_second_signal_leaves_at_once_with_the_checkpoint_before_intact(start):
-    one = start()
-    one.wait_for(one.checkpoints)
+def test_a_second_signal_leaves_at_once_with_the_checkpoint_before_intact(runs):
+    one = runs.at_work()
     one.process.send_signal(signal.SIGINT)
     time.sleep(0.05)
     one.process.send_signal(signal.SIGINT)
@@ -254,46 +299,75 @@ def test_a_second_signal_leaves_at_once_with_the_checkpoint_before_intact(start)
         assert time.monotonic() - began < 10.0
         one.look()
         time.sleep(0.01)
-    assert one.end() == EXIT_INTERRUPTED, one.log.read_text()
+    assert one.end() == EXIT_INTERRUPTED, one.output()
     assert newest(one.folder)["progress"]["env_steps"] >= 100
 
 
-def test_a_signal_while_ray_starts_leaves_nothing_behind(start):
-    one = start()
-    one.wait_for(lambda: len(one.seen) > 5)
-    one.process.send_signal(signal.SIGTERM)
-    assert one.end() == EXIT_INTERRUPTED, one.log.read_text()
-    assert not (one.folder / "checkpoints").exists()
-    assert "Traceback" not in one.log.read_text()
-
-
-def test_a_killed_driver_leaves_no_orphans_and_a_checkpoint(start):
-    one = start()
-    one.wait_for(one.checkpoints)
+@pytest.mark.fault(child="driver", lost="env steps and updates since the last checkpoint")
+def test_a_killed_driver_leaves_no_orphans_and_loses_what_came_since_the_checkpoint(
+    runs, fault_seed
+):
+    one = runs.at_work()
+    time.sleep(random.Random(fault_seed).uniform(0.0, 3.0))
+    one.look()
     one.process.kill()
-    assert one.end(AGENTS_LIMIT_S) == -signal.SIGKILL
-    assert newest(one.folder)["progress"]["env_steps"] >= 100
+    one.process.wait()
+    lost, source = one.lost(), one.checkpoints()[-1]["path"]
+    print(f"{lost} env steps lost")
+    assert lost <= CHECKPOINT_EVERY + OVERSHOOT
+    successor = runs.start()
+    successor.wait_until_at_work()
+    (resumed,) = successor.events("resumed")
+    assert resumed["source"] == source
+    assert one.end() == -signal.SIGKILL
+    last = lines(one.folder / "metrics.jsonl")[-1]
+    assert last["replay_duplicate_total"] == 0
 
 
-def test_a_killed_replay_ends_the_run_with_the_checkpoint_before(start):
+@pytest.mark.fault(child="replay, the only one", lost="what came in since the last checkpoint")
+def test_a_killed_replay_ends_the_run_and_the_same_command_goes_on(runs, fault_seed):
     """The only shard there is: what it held is in the checkpoint, and nowhere else."""
-    one = start()
-    one.wait_for(lambda: one.checkpoints() and one.pid("replay-0"))
+    one = runs.at_work()
+    time.sleep(random.Random(fault_seed).uniform(0.0, 1.0))
     os.kill(one.pid("replay-0"), signal.SIGKILL)
     assert one.end() == EXIT_FAILED
-    text = one.log.read_text()
+    text = one.output()
     assert "can't go on without its replay" in text and "no checkpoint was made" in text
+    assert "the same command goes on from the last checkpoint" in text
     assert newest(one.folder)["reason"] == "periodic"
+    assert one.lost() <= CHECKPOINT_EVERY + OVERSHOOT
+    runs.at_work()
 
 
-def test_a_stop_that_can_not_be_saved_in_its_budget_is_a_failure_without_orphans(start):
+def test_ctrl_c_in_a_terminal_ends_in_a_checkpoint_within_the_budget_and_without_orphans(runs):
+    """A terminal sends its SIGINT to every process of the group, Ray's among them."""
+    one = runs.at_work()
+    os.killpg(one.process.pid, signal.SIGINT)
+    began = time.monotonic()
+    assert one.end() == EXIT_RESUMABLE, one.output()
+    assert time.monotonic() - began < 120.0 + ORPHAN_LIMIT_S
+    assert one.checkpoints()[-1]["reason"] == "stopped"
+    assert newest(one.folder)["reason"] == "stopped"
+    assert "Traceback" not in one.output()
+
+
+def test_a_stop_that_can_not_be_saved_in_its_budget_is_a_failure_without_orphans(runs):
     """The replay process is frozen: it answers nothing, and no SIGTERM ends it."""
-    one = start("--control.stop-budget-s", "8")
-    one.wait_for(lambda: one.checkpoints() and one.pid("replay-0"))
+    one = runs.start("--control.stop-budget-s", "4")
+    one.wait_until_at_work()
     os.kill(one.pid("replay-0"), signal.SIGSTOP)
     one.process.send_signal(signal.SIGTERM)
     began = time.monotonic()
     assert one.end() == EXIT_FAILED
-    assert time.monotonic() - began < 8.0 + 2 * ORPHAN_LIMIT_S
-    assert "control.stop_budget_s" in one.log.read_text()
+    assert time.monotonic() - began < 4.0 + 2 * ORPHAN_LIMIT_S
+    assert "control.stop_budget_s" in one.output()
     assert newest(one.folder)["reason"] == "periodic"
+
+
+def test_a_signal_while_ray_starts_leaves_nothing_behind(start):
+    one = start()
+    one.wait_for(lambda: len(one.seen) > 5, "some processes")
+    one.process.send_signal(signal.SIGTERM)
+    assert one.end() == EXIT_INTERRUPTED, one.output()
+    assert not (one.folder / "checkpoints").exists()
+    assert "Traceback" not in one.output()

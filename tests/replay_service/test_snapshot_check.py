@@ -8,6 +8,7 @@ import shutil
 import tracemalloc
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from replay_service import GameSpec, Replay, ReplayConfig, TargetConfig
+from replay_service import GameSpec, Replay, ReplayConfig, Segment, TargetConfig
 
 MANY = settings(
     max_examples=400,
@@ -23,7 +24,7 @@ MANY = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 SPEC = GameSpec((2,), "float32", n_actions=3)
-N_ROWS = 60
+N_ROWS = 32
 FILES = ("replay.json", "replay.npz", "frames-00000-000000003.npy")
 MOST_BYTES = 20 << 20
 
@@ -48,6 +49,25 @@ def sound(tmp_path_factory, make_segment) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def forged(sound, tmp_path_factory) -> Path:
+    """A copy for `with_content`; whole between two examples."""
+    folder = tmp_path_factory.mktemp("forged")
+    shutil.copytree(sound, folder, dirs_exist_ok=True)
+    return folder
+
+
+@contextmanager
+def with_content(folder: Path, name: str, content: bytes) -> Iterator[Path]:
+    """Meanwhile a file has this content; copies of the folder would take most of the time."""
+    before = (folder / name).read_bytes()
+    (folder / name).write_bytes(content)
+    try:
+        yield folder
+    finally:
+        (folder / name).write_bytes(before)
+
+
 @pytest.fixture
 def copy(sound, tmp_path) -> Path:
     folder = tmp_path / "copy"
@@ -55,7 +75,14 @@ def copy(sound, tmp_path) -> Path:
     return folder
 
 
-def load(folder: Path, make_segment) -> str:
+@pytest.fixture(scope="module")
+def later(make_segment) -> list[Segment]:
+    """Twice around the ring, so that all that was there is evicted."""
+    n_segments = 2 * N_ROWS // 10 + 1
+    return [make_segment(SPEC, 10, actor=9, sequence=i, with_text=True) for i in range(n_segments)]
+
+
+def load(folder: Path, later: list[Segment]) -> str:
     """Loads; "" if that worked, and then replay works too, else the error."""
     replay = make_replay()
     tracemalloc.start()
@@ -69,16 +96,14 @@ def load(folder: Path, make_segment) -> str:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < MOST_BYTES, f"{peak:,} bytes"
-    segment = make_segment(SPEC, 5, actor=9, with_text=True)
-    for sequence in range(20):  # twice around the ring, so that all that was there is evicted
-        batch = replay.sample(8)
+    for segment in later:
+        batch = replay.sample(24)
         for name in ("obs", "reward", "policy", "root_value", "importance"):
             assert bool(getattr(batch, name).float().isfinite().all()), name
-        replay.update_priorities(batch.handles, np.ones(8, np.float32))
+        replay.update_priorities(batch.handles, np.ones(24, np.float32))
         replay.sample_text(4)
         replay.least_refreshed(2)
-        segment = make_segment(SPEC, 5, actor=9, sequence=sequence, with_text=True)
-        assert replay.add([segment]).n_positions == 5
+        assert replay.add([segment]).n_positions == 10
     return ""
 
 
@@ -114,37 +139,31 @@ NODES = st.recursive(
 )
 
 
-def test_a_sound_one_is_loaded(copy, make_segment):
-    assert load(copy, make_segment) == ""
+def test_a_sound_one_is_loaded(copy, later):
+    assert load(copy, later) == ""
 
 
 @settings(MANY, max_examples=1_000)
 @given(number=st.integers(0, 10_000), value=NODES)
 @example(0, 0)
-def test_any_value_anywhere_in_the_state(sound, tmp_path_factory, make_segment, number, value):
-    folder = tmp_path_factory.mktemp("forged")
-    shutil.copytree(sound, folder, dirs_exist_ok=True)
-    state = json.loads((folder / "replay.json").read_text())
+def test_any_value_anywhere_in_the_state(forged, later, number, value):
+    state = json.loads((forged / "replay.json").read_text())
     found = list(paths(state))
     path = found[number % len(found)]
     put(state, path, value)
-    (folder / "replay.json").write_text(json.dumps(state))
-    error = load(folder, make_segment)
+    with with_content(forged, "replay.json", json.dumps(state).encode()):
+        error = load(forged, later)
     if error and path[0] not in ("frame_writes", "high_slot", "high_row", "spec"):
         assert "replay." in error
-    shutil.rmtree(folder)
 
 
 @MANY
 @given(content=st.binary(max_size=100) | NODES.map(lambda node: json.dumps(node).encode()))
 @example(b"[" * 100_000)
 @example(b"9" * 10_000)
-def test_any_state_file(sound, tmp_path_factory, make_segment, content):
-    folder = tmp_path_factory.mktemp("forged")
-    shutil.copytree(sound, folder, dirs_exist_ok=True)
-    (folder / "replay.json").write_bytes(content)
-    assert "replay.json" in load(folder, make_segment)
-    shutil.rmtree(folder)
+def test_any_state_file(forged, later, content):
+    with with_content(forged, "replay.json", content):
+        assert "replay.json" in load(forged, later)
 
 
 @settings(MANY, max_examples=1_000)
@@ -154,31 +173,27 @@ def test_any_state_file(sound, tmp_path_factory, make_segment, content):
     length=st.none() | st.integers(0, 20_000),
     in_header=st.booleans(),
 )
-def test_flipped_and_missing_bytes(
-    sound, tmp_path_factory, make_segment, name, flips, length, in_header
-):
-    folder = tmp_path_factory.mktemp("forged")
-    shutil.copytree(sound, folder, dirs_exist_ok=True)
-    content = bytearray((folder / name).read_bytes()[:length])
+def test_flipped_and_missing_bytes(forged, later, name, flips, length, in_header):
+    content = bytearray((forged / name).read_bytes()[:length])
     for position, mask in flips:
         if content:
             content[position % min(len(content), 128 if in_header else 10**6)] ^= mask
-    (folder / name).write_bytes(content)
-    load(folder, make_segment)
-    shutil.rmtree(folder)
+    with with_content(forged, name, bytes(content)):
+        load(forged, later)
 
 
-def rewrite(folder: Path, change) -> None:
-    """Replaces members of replay.npz, whose checksums are right then: `change(name, array)`."""
-    path = folder / "replay.npz"
-    with zipfile.ZipFile(path) as archive:
-        members = {name: archive.read(name) for name in archive.namelist()}
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        for name, content in members.items():
-            array = np.load(io.BytesIO(content), allow_pickle=False).copy()
-            file = io.BytesIO()
-            np.lib.format.write_array(file, change(name.removesuffix(".npy"), array), (1, 0))
-            archive.writestr(name, file.getvalue())
+def rewritten(folder: Path, name: str, change) -> bytes:
+    """replay.npz with `change(array)` as member `name`, whose checksum is right then."""
+    with zipfile.ZipFile(folder / "replay.npz") as archive:
+        members = {member: archive.read(member) for member in archive.namelist()}
+    array = np.load(io.BytesIO(members[f"{name}.npy"]), allow_pickle=False).copy()
+    file, made = io.BytesIO(), io.BytesIO()
+    np.lib.format.write_array(file, change(array), (1, 0))
+    members[f"{name}.npy"] = file.getvalue()
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_STORED) as archive:
+        for member, content in members.items():
+            archive.writestr(member, content)
+    return made.getvalue()
 
 
 COLUMNS = (
@@ -195,34 +210,26 @@ COLUMNS = (
     value=st.sampled_from([-(2**31), -2, -1, 0, 1, 2, 3, 7, 100, 2**31 - 1])
     | st.sampled_from([float("nan"), float("inf"), -1.0, 1e-30, 1e30]),
 )
-def test_any_value_in_a_column(sound, tmp_path_factory, make_segment, column, row, value):
-    folder = tmp_path_factory.mktemp("forged")
-    shutil.copytree(sound, folder, dirs_exist_ok=True)
-
-    def change(name: str, array: np.ndarray) -> np.ndarray:
-        if name == column:
-            with np.errstate(all="ignore"):
-                array[row % len(array)] = np.asarray(value).astype(array.dtype)
+def test_any_value_in_a_column(forged, later, column, row, value):
+    def change(array: np.ndarray) -> np.ndarray:
+        with np.errstate(all="ignore"):
+            array[row % len(array)] = np.asarray(value).astype(array.dtype)
         return array
 
-    rewrite(folder, change)
-    load(folder, make_segment)
-    shutil.rmtree(folder)
+    with with_content(forged, "replay.npz", rewritten(forged, column, change)):
+        load(forged, later)
 
 
 @MANY
 @given(content=NODES | st.fixed_dictionaries({"prompt": NODES, "options": NODES}))
-def test_any_texts(sound, tmp_path_factory, make_segment, content):
-    folder = tmp_path_factory.mktemp("forged")
-    shutil.copytree(sound, folder, dirs_exist_ok=True)
+def test_any_texts(forged, later, content):
     packed = np.frombuffer(json.dumps(content).encode(), np.uint8)
-    rewrite(folder, lambda name, array: packed if name == "text" else array)
-    assert "replay.npz" in load(folder, make_segment)
-    shutil.rmtree(folder)
+    with with_content(forged, "replay.npz", rewritten(forged, "text", lambda array: packed)):
+        assert "replay.npz" in load(forged, later)
 
 
 @pytest.mark.parametrize("name", ["text.npy", "action.npy"])
-def test_an_absurd_size_in_a_header_takes_no_memory(copy, make_segment, name):
+def test_an_absurd_size_in_a_header_takes_no_memory(copy, later, name):
     path = copy / "replay.npz"
     with zipfile.ZipFile(path) as archive:
         members = {member: archive.read(member) for member in archive.namelist()}
@@ -233,10 +240,10 @@ def test_an_absurd_size_in_a_header_takes_no_memory(copy, make_segment, name):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for member, content in members.items():
             archive.writestr(member, content)
-    assert "10000000000000" in load(copy, make_segment)
+    assert "10000000000000" in load(copy, later)
 
 
-def test_an_archive_that_unpacks_to_more_is_refused(copy, make_segment):
+def test_an_archive_that_unpacks_to_more_is_refused(copy, later):
     path = copy / "replay.npz"
     with zipfile.ZipFile(path) as archive:
         members = {member: archive.read(member) for member in archive.namelist()}
@@ -244,4 +251,4 @@ def test_an_archive_that_unpacks_to_more_is_refused(copy, make_segment):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for member, content in members.items():
             archive.writestr(member, content)
-    assert "is compressed" in load(copy, make_segment)
+    assert "is compressed" in load(copy, later)
