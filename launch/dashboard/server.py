@@ -23,9 +23,7 @@ CONTENT_POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
     "script-src 'unsafe-inline'; connect-src 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
-WRONG_TOKEN = (
-    "This page needs the token of `watch.py`: open the address that it printed, whole.\n"
-)
+WRONG_TOKEN = "This page needs the token of `watch.py`: open the address that it printed, whole.\n"
 
 
 def read_page() -> str:

@@ -107,7 +107,7 @@ def start_with_one_without_room(run) -> str:
 def test_a_node_dies_and_its_actor_waits_for_another_while_the_run_goes_on(
     tmp_path, cluster, fault_seed
 ):
-    run = faulty_run(tmp_path, [], "--address", cluster.address)
+    run = faulty_run(tmp_path, [], "--address", cluster.address, "--allow-open-cluster")
     name = start_with_one_without_room(run)
     wait_for_progress(run, "a run with one actor")
     node = add_node(cluster)
@@ -147,7 +147,7 @@ def test_a_learner_that_went_with_its_node_starts_where_there_is_room(
 ):
     """The first node is too small for a learner; the others have room for one child each."""
     nodes = [add_node(small_cluster) for _ in range(2)]
-    run = faulty_run(tmp_path, [], "--address", small_cluster.address)
+    run = faulty_run(tmp_path, [], "--address", small_cluster.address, "--allow-open-cluster")
     run.start()
     run.wait_until(lambda: run.events("checkpoint") and "learner" in run.pids(), "a checkpoint")
     known = run.pids()["learner"]
@@ -175,7 +175,7 @@ def test_a_learner_that_went_with_its_node_starts_where_there_is_room(
 @pytest.mark.fault(child="a node that is drained first", lost="episodes under way")
 def test_a_draining_node_gets_no_work_and_a_checkpoint_is_made(tmp_path, cluster, fault_seed):
     never = ["--control.checkpoint-every-env-steps", "1000000"]
-    run = faulty_run(tmp_path, [], "--address", cluster.address, *never)
+    run = faulty_run(tmp_path, [], "--address", cluster.address, "--allow-open-cluster", *never)
     name = start_with_one_without_room(run)
     node = add_node(cluster)
     run.wait_until(lambda: lives_on(node, run.pids().get(name)), "the actor on the new node")
