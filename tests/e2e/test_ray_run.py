@@ -1,5 +1,6 @@
 """Real runs: Ray processes, the emulator with its ROM, vLLM, killed actors, signals, resume."""
 
+import contextlib
 import json
 import os
 import random
@@ -13,8 +14,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from launch.access import is_loopback
+from tests.e2e.artefacts import files_with
+
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 420
+SECRET = "a-secret-of-the-tests-5b02aa"
 
 MARIO = shlex.split(
     """--preset mario-quick --device cpu --total-env-steps 1400 --simulations 8
@@ -34,13 +39,13 @@ CARTPOLE = shlex.split(
 )
 
 
-def start(run_dir: Path, *arguments: str) -> subprocess.Popen:
+def start(run_dir: Path, *arguments: str, **variables: str) -> subprocess.Popen:
     """A run in a process group of its own; its output goes to a file beside the run."""
     log = run_dir.with_suffix(".log").open("ab")
     return subprocess.Popen(
         [sys.executable, "launch/train.py", *arguments, "--run-dir", str(run_dir)],
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"} | variables,
         stdout=log,
         stderr=log,
         start_new_session=True,
@@ -117,17 +122,26 @@ def last_metrics(run_dir: Path) -> dict:
 
 
 def test_the_main_job_survives_a_killed_env_actor(tmp_path, fault_seed):
-    """Every part at work on real parts; one env actor is killed on the way."""
+    """Every part at work on real parts; one env actor is killed on the way.
+
+    Meanwhile no other machine reaches any of them, and a secret that they all have stays theirs.
+    """
     run_dir = tmp_path / "mario"
-    process = start(run_dir, *MARIO)
+    process = start(run_dir, *MARIO, AWS_SECRET_ACCESS_KEY=SECRET)
     known = wait_until(
         lambda: (p := pids(run_dir)) and "env-actor-1" in p and last_steps(run_dir) > 100 and p,
         process,
         run_dir,
         "env actors at work",
     )
+    doors = listening(process.pid)
+    assert len(doors) > 10
+    assert [door for door in doors if not is_loopback(door.rpartition(" ")[2])] == []
+    session = ray_session(process.pid)
     kill(known["env-actor-1"], fault_seed)
     assert finish(process, run_dir) == 0, output(run_dir)
+    assert (session / "logs").is_dir()
+    assert not files_with(SECRET, [run_dir, run_dir.with_suffix(".log"), session])
 
     failed = events(run_dir, "child_failed")
     assert [e["child"] for e in failed] == ["env-actor-1"], failed
@@ -154,6 +168,31 @@ def test_the_main_job_survives_a_killed_env_actor(tmp_path, fault_seed):
     text = output(run_dir)
     assert "env steps" in text
     assert "Traceback" not in text
+
+
+def below(pid: int) -> list[psutil.Process]:
+    return [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+
+
+def listening(pid: int) -> list[str]:
+    """Name and address of each socket on which this process or one below it waits for others."""
+    found = []
+    for process in below(pid):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for each in process.net_connections():
+                if each.status == psutil.CONN_LISTEN:
+                    found.append(f"{process.name()} {each.laddr.ip.removeprefix('::ffff:')}")
+    return found
+
+
+def ray_session(pid: int) -> Path:
+    """Where the Ray below this process writes."""
+    for process in below(pid):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for word in process.cmdline():
+                if word.startswith("--log_dir="):
+                    return Path(word.partition("=")[2]).parent
+    raise AssertionError("no process of Ray names its session")
 
 
 def last_steps(run_dir: Path) -> int:
