@@ -8,8 +8,7 @@ import time
 from typing import TextIO
 
 import aiohttp
-from ray.dashboard.modules.job.pydantic_models import JobDetails
-from ray.job_submission import JobStatus, JobSubmissionClient
+from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 from requests import RequestException
 
 from launch.control.shutdown import EXIT_FAILED

@@ -1,7 +1,10 @@
 """A cluster's address where there is no cluster; tests/e2e/test_jobs.py has one."""
 
 import socket
+from concurrent.futures import ThreadPoolExecutor
 
+import grpc
+import psutil
 import pytest
 
 from launch import train
@@ -37,3 +40,25 @@ def test_a_run_with_a_wrong_address_leaves_nothing_behind(tmp_path, capsys):
     assert caught.value.code == 2
     assert "leads to no Ray cluster" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_an_open_cluster_that_others_reach_is_refused():
+    """Any server that answers without asking who calls stands for the control service."""
+    addresses = [a for each in psutil.net_if_addrs().values() for a in each]
+    own = [a.address for a in addresses if a.family == socket.AF_INET]
+    own = [address for address in own if not address.startswith("127.")]
+    if not own:
+        pytest.skip("this machine has none but loopback addresses")
+
+    class AnswersAll(grpc.GenericRpcHandler):
+        def service(self, details):
+            return grpc.unary_unary_rpc_method_handler(lambda request, context: b"")
+
+    server = grpc.server(ThreadPoolExecutor(1), handlers=[AnswersAll()])
+    port = server.add_insecure_port(f"{own[0]}:0")
+    server.start()
+    try:
+        with pytest.raises(ConfigError, match=r"RAY_AUTH_MODE=token.*--allow-open-cluster"):
+            check_cluster(f"{own[0]}:{port}", allow_open=False, warn=pytest.fail)
+    finally:
+        server.stop(None)
