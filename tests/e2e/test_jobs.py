@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import re
+import secrets
 import shlex
 import socket
 import subprocess
@@ -34,8 +35,8 @@ RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 LIMIT_S = 240.0
 HEAD_STARTS = 3  # Ray gives an agent of a new head 15 s, which a busy machine may not have
 STOP_WAIT_S = "90"
-TOKEN = "a-token-of-the-tests-1c8f0b"
-SECRET = "a-secret-of-the-tests-77d1e4"
+# Made here, since this file is among those that a job is sent with.
+TOKEN, SECRET = secrets.token_hex(16), secrets.token_hex(16)
 CARTPOLE = shlex.split(
     """--preset cartpole --device cpu --simulations 4 --acting.num-actors 1
     --acting.segment-length 10 --acting.collect-steps 8 --replay.min-positions 40

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import secrets
 import shlex
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from tests.e2e.artefacts import files_with
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 420
-SECRET = "a-secret-of-the-tests-5b02aa"
+SECRET = secrets.token_hex(16)
 
 MARIO = shlex.split(
     """--preset mario-quick --device cpu --total-env-steps 1400 --simulations 8
