@@ -80,7 +80,9 @@ def _uses_certificates() -> bool:
 
 def _asks_for_token(where: str) -> bool:
     """How it answers a call without one. Raises ConfigError if it does not answer as Ray does."""
-    with grpc.insecure_channel(where, options=[("grpc.enable_http_proxy", 0)]) as channel:
+    # Not through a proxy, and not with what an earlier channel of this process found out.
+    options = [("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)]
+    with grpc.insecure_channel(where, options=options) as channel:
         try:
             channel.unary_unary(HARMLESS_CALL)(b"", timeout=PROBE_S)
         except grpc.RpcError as error:

@@ -30,7 +30,7 @@ def answering(status: int, body: str, host: str = "127.0.0.1") -> Iterator[str]:
             pass
 
     server = ThreadingHTTPServer((host, 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     try:
         yield f"http://{host}:{server.server_port}"
     finally:
