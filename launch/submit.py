@@ -114,7 +114,7 @@ def submit(options: argparse.Namespace, for_train: Sequence[str]) -> int:
 
 def logs(client: JobSubmissionClient, job: str) -> int:
     """Shows the log until the job ends; the job's exit code. Ctrl-C leaves the job alone."""
-    from launch.jobs.following import follow, job_info
+    from launch.jobs.following import JobLost, follow, job_info
 
     job_info(client, job)
     try:
@@ -122,6 +122,9 @@ def logs(client: JobSubmissionClient, job: str) -> int:
     except KeyboardInterrupt:
         say(f"job {job} goes on; `logs` shows more of it, `stop` ends it in a checkpoint")
         return EXIT_INTERRUPTED
+    except JobLost as error:
+        sys.stderr.write(f"error: {error}\n")
+        return EXIT_FAILED
     return _report(client, job)
 
 

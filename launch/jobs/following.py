@@ -22,6 +22,10 @@ _EXIT_LINES = re.compile(f"^{re.escape(EXIT_LINE)}(\\d+)$", re.MULTILINE)
 _LOST = (RequestException, aiohttp.ClientError, RuntimeError, OSError)
 
 
+class JobLost(Exception):
+    """Nothing is heard of a job any more; it may be going on."""
+
+
 def job_info(client: JobSubmissionClient, job: str) -> JobDetails:
     """Raises JobError for an unknown one, naming those that there are."""
     try:
@@ -56,7 +60,7 @@ class LogCopy:
 def follow(client: JobSubmissionClient, job: str, out: TextIO) -> None:
     """Copies the job's log to `out` until the job has ended.
 
-    A copy that breaks off goes on where it was; JobError once there was no answer for PATIENCE_S.
+    A copy that breaks off goes on where it was; JobLost once there was no answer for PATIENCE_S.
     """
     copy = LogCopy(client, job, out)
     heard_at = time.monotonic()
@@ -71,7 +75,7 @@ def follow(client: JobSubmissionClient, job: str, out: TextIO) -> None:
             if copy.n_written > n_before:
                 heard_at = time.monotonic()
             if time.monotonic() - heard_at > PATIENCE_S:
-                raise JobError(
+                raise JobLost(
                     f"job {job} was not heard of for {PATIENCE_S:.0f} s ({error}); it may be "
                     "going on: ask again with `logs`"
                 ) from error

@@ -11,7 +11,7 @@ from ray.job_submission import JobStatus
 
 from launch.jobs import following
 from launch.jobs.connection import JobError
-from launch.jobs.following import exit_code, follow, job_info
+from launch.jobs.following import JobLost, exit_code, follow, job_info
 
 
 class Server:
@@ -66,7 +66,7 @@ def test_a_server_that_stays_away_is_given_up(monkeypatch):
     monkeypatch.setattr(following, "PATIENCE_S", 0.2)
     server = Server("some text", 1, [4] * 10_000, status=JobStatus.RUNNING)
     began = time.monotonic()
-    with pytest.raises(JobError, match="may be going on"):
+    with pytest.raises(JobLost, match="may be going on"):
         follow(server, "job", io.StringIO())
     assert time.monotonic() - began >= 0.2
 
