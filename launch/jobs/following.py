@@ -43,18 +43,19 @@ class LogCopy:
 
     def __init__(self, client: JobSubmissionClient, job: str, out: TextIO) -> None:
         self.n_written = 0  # characters
+        self.n_read = 0  # characters of the current attempt: the server begins at the beginning
         self._client = client
         self._job = job
         self._out = out
 
     async def run(self) -> None:
         """Until the log ends. Raises what the way to the server raises."""
-        n_read = 0  # the server always begins at the beginning
+        self.n_read = 0
         async for text in self._client.tail_job_logs(self._job):
-            self._out.write(text[max(self.n_written - n_read, 0) :])
+            self._out.write(text[max(self.n_written - self.n_read, 0) :])
             self._out.flush()
-            n_read += len(text)
-            self.n_written = max(self.n_written, n_read)
+            self.n_read += len(text)
+            self.n_written = max(self.n_written, self.n_read)
 
 
 def follow(client: JobSubmissionClient, job: str, out: TextIO) -> None:
@@ -65,14 +66,13 @@ def follow(client: JobSubmissionClient, job: str, out: TextIO) -> None:
     copy = LogCopy(client, job, out)
     heard_at = time.monotonic()
     while True:
-        n_before = copy.n_written
         try:
             asyncio.run(copy.run())
             if job_info(client, job).status.is_terminal():
                 return
             heard_at = time.monotonic()
         except _LOST as error:
-            if copy.n_written > n_before:
+            if copy.n_read:  # it was there until now, however long it had nothing to say
                 heard_at = time.monotonic()
             if time.monotonic() - heard_at > PATIENCE_S:
                 raise JobLost(

@@ -1,5 +1,6 @@
 """A job's log through a way that breaks off, and the exit codes that Ray does and does not keep."""
 
+import asyncio
 import io
 import time
 from types import SimpleNamespace
@@ -64,11 +65,27 @@ def test_whatever_breaks_off_the_log_is_shown_once_and_whole(log, chunk, breaks)
 
 def test_a_server_that_stays_away_is_given_up(monkeypatch):
     monkeypatch.setattr(following, "PATIENCE_S", 0.2)
-    server = Server("some text", 1, [4] * 10_000, status=JobStatus.RUNNING)
+    server = Server("some text", 1, [4] + [0] * 100_000, status=JobStatus.RUNNING)
     began = time.monotonic()
     with pytest.raises(JobLost, match="may be going on"):
         follow(server, "job", io.StringIO())
     assert time.monotonic() - began >= 0.2
+
+
+def test_a_log_that_was_silent_for_long_is_taken_up_again(monkeypatch):
+    """What counts is how long there was no answer, not how long there was no text."""
+    monkeypatch.setattr(following, "PATIENCE_S", 0.05)
+
+    class Slow(Server):
+        async def tail_job_logs(self, job: str):
+            async for text in super().tail_job_logs(job):
+                yield text
+                await asyncio.sleep(0.1)
+
+    out = io.StringIO()
+    follow(Slow("abc", 3, [3], status=JobStatus.SUCCEEDED), "job", out)
+    follow(Slow("abc", 2, [2], status=JobStatus.SUCCEEDED), "job", out)
+    assert out.getvalue() == "abcabc"
 
 
 STOPPED = {"status": JobStatus.STOPPED}
