@@ -23,7 +23,7 @@ from actors.evaluation import EvaluationConfig
 from actors.prior.config import PriorConfig
 from actors.reanalysis import ReanalysisConfig
 from actors.search import SearchConfig
-from launch.control.config import ControlConfig
+from launch.control.config import ControlConfig, check_no_password
 from launch.control.rate_limiter import RateLimiterConfig
 from launch.control.schedule import ScheduleConfig
 from launch.setting_types import SettingError, shown, typed
@@ -43,8 +43,10 @@ SHORT_OPTIONS = {
     "--simulations": "--search.n-simulations",
     "--max-hours": "--control.max-hours",
     "--auto-memory": "--control.auto-memory",
+    "--allow-open-cluster": "--control.allow-open-cluster",
 }
-SWITCHES = ("--resume-relaxed", "--control.auto-memory")  # may stand alone, which means true
+# May stand alone, which means true.
+SWITCHES = ("--resume-relaxed", "--control.auto-memory", "--control.allow-open-cluster")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,7 @@ class Config:
             raise ValueError(f"total_env_steps must be at least 1, got {self.total_env_steps}")
         if not 0 <= self.seed < 2**31:
             raise ValueError(f"seed must lie in [0, 2**31), got {self.seed}")
+        check_no_password("resume", self.resume)
         if self.control.min_actors > self.acting.num_actors:
             raise ValueError(
                 f"control.min_actors must be at most acting.num_actors, {self.acting.num_actors}, "

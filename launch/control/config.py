@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,9 @@ class ControlConfig:
     min_actors: int = 1  # env actors left, below which the run stops; more stops it sooner
     max_hours: float = 0.0  # hours after which the run stops with a checkpoint; 0 sets no limit
     stop_budget_s: float = 120.0  # seconds that a run which was told to stop has for its checkpoint
+    # join a cluster that runs without a token and that other machines may reach; they then can
+    # run code on it, so only inside a network where nobody else is
+    allow_open_cluster: bool = False
 
     def __post_init__(self) -> None:
         for name in (
@@ -44,6 +48,16 @@ class ControlConfig:
         ):
             if not getattr(self, name) > 0:
                 raise ValueError(f"control.{name} must be above 0, got {getattr(self, name)}")
+        check_no_password("control.checkpoint_uri", self.checkpoint_uri)
         for name in ("max_rollbacks", "max_restarts", "max_hours"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"control.{name} must not be negative, got {getattr(self, name)}")
+
+
+def check_no_password(name: str, uri: str) -> None:
+    """Raises ValueError, without the value, if setting `name` is a scheme://user:password@place."""
+    if "://" in uri and urlsplit(uri).password is not None:
+        raise ValueError(
+            f"{name} holds a password, which would be kept in settings and logs; leave it out, and "
+            "let the driver of such URIs find it in its files or environment variables"
+        )

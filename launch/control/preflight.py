@@ -57,6 +57,8 @@ def preflight(config: Config, console: Console) -> tuple[GameSpec, str]:
             f"total_env_steps={config.total_env_steps}: learning would never start; "
             "lower the one or raise the other"
         )
+    if config.runtime == "ray":
+        _check_cluster(config, console)
     if config.run_dir is not None:
         check_writable(config.run_dir)
     if config.control.checkpoint_uri:
@@ -65,6 +67,17 @@ def preflight(config: Config, console: Console) -> tuple[GameSpec, str]:
         except StoreError as error:
             raise ConfigError(f"control.checkpoint_uri: {error}") from error
     return spec, device
+
+
+def _check_cluster(config: Config, console: Console) -> None:
+    """The cluster that the run is to join, if any. Ray is imported only where it is used."""
+    from launch.control.cluster_check import check_cluster
+    from launch.control.ray_runtime import address_to_join
+
+    address = address_to_join(config.address)
+    if address is not None:
+        allow_open = config.control.allow_open_cluster
+        check_cluster(address, allow_open=allow_open, warn=lambda text: say(console, text))
 
 
 def _check_advantages(config: Config) -> None:

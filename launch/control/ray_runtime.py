@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import ray
 
 # No public call tells where an actor is, or which nodes are to go, without Ray's dashboard.
+from ray._private import ray_constants
 from ray._private.state import state as ray_state
 from ray.exceptions import (
     ActorUnavailableError,
@@ -34,6 +36,33 @@ END_GRACE_S = 5.0  # for children to end by themselves
 HERE = "local"  # Ray's word for a new one on this machine
 
 
+def address_to_join(address: str | None) -> str | None:
+    """The cluster that a run with this `address` joins; None if it starts Ray on this machine."""
+    address = address or os.environ.get("RAY_ADDRESS") or None
+    return None if address == HERE else address
+
+
+@contextmanager
+def _loopback_only() -> Iterator[None]:
+    """A Ray that is started meanwhile listens on 127.0.0.1.
+
+    On Linux it would take the machine's own address and listen on all, tokens or not, and it
+    replaces a loopback address that it is given. This is its switch for Windows and macOS.
+    """
+    variable = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR  # for Ray's processes, which inherit it
+    inherited = os.environ.get(variable)
+    was_enabled, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    os.environ[variable] = "0"
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = was_enabled
+        if inherited is None:
+            del os.environ[variable]
+        else:
+            os.environ[variable] = inherited
+
+
 class RayRuntime:
     """Attaches to `address`, or starts Ray on this machine for the time of the run."""
 
@@ -43,31 +72,32 @@ class RayRuntime:
         """`num_cpus` and `num_gpus` are what the run will ask for; a local Ray is told it has at
         least that, since a laptop runs more processes than it has cores.
         """
-        address = address or os.environ.get("RAY_ADDRESS") or None
+        address = address_to_join(address)
         self._owns_ray = not ray.is_initialized()
         self._processes_before = descendants()
         if not self._owns_ray:
             return
-        if address not in (None, HERE):
+        if address is not None:
             ray.init(address=address, log_to_driver=False, configure_logging=False)
             return
-        # Loopback only, so no token is needed; set explicitly because Ray's default depends on
-        # files in the home directory.
+        # Only this machine reaches it, so no token is needed; set explicitly because Ray's default
+        # depends on files in the home directory.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         self._start_here(num_cpus, num_gpus)
 
     def _start_here(self, num_cpus: float, num_gpus: float) -> None:
         try:
-            ray.init(
-                address=HERE,  # else it would join a Ray that somebody else runs on this machine
-                num_cpus=max(os.cpu_count() or 1, int(num_cpus) + 1),
-                num_gpus=int(num_gpus) if num_gpus else None,
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-                log_to_driver=False,
-                configure_logging=False,
-            )
+            with _loopback_only():
+                ray.init(
+                    address=HERE,  # else it would join a Ray that somebody else runs here
+                    num_cpus=max(os.cpu_count() or 1, int(num_cpus) + 1),
+                    num_gpus=int(num_gpus) if num_gpus else None,
+                    include_dashboard=False,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    log_to_driver=False,
+                    configure_logging=False,
+                )
         except BaseException:  # SystemExit too: while it starts, Ray has its own SIGTERM handler
             end_all(descendants() - self._processes_before, grace_s=0.0)
             raise

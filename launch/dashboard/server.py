@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import ipaddress
 import time
 from importlib import resources
 from urllib.parse import urlsplit
@@ -15,6 +14,7 @@ from urllib.parse import urlsplit
 from fastapi import FastAPI, Request, WebSocket, WebSocketDisconnect
 from fastapi.responses import HTMLResponse, PlainTextResponse, Response
 
+from launch.access import is_loopback
 from launch.dashboard.run_view import RunView
 
 PERIOD_S = 1.0
@@ -23,19 +23,7 @@ CONTENT_POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
     "script-src 'unsafe-inline'; connect-src 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
-WRONG_TOKEN = (
-    "This page needs the token that `watch.py` printed: open the address it printed, whole.\n"
-)
-
-
-def is_loopback(host: str) -> bool:
-    """True for a name or address that only this machine can reach."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+WRONG_TOKEN = "This page needs the token of `watch.py`: open the address that it printed, whole.\n"
 
 
 def read_page() -> str:

@@ -180,11 +180,13 @@ def test_empty_and_finished_runs(empty_run, browser: Browser, serve) -> None:
     assert browser.errors == []
 
 
-def test_wrong_token_is_refused(run, browser: Browser, serve) -> None:
-    server = serve(run.path, "--token", "right-token")
-    browser.open(server.address.replace("right-token", "wrong-token"))
+def test_wrong_token_is_refused(run, browser: Browser, serve, tmp_path) -> None:
+    (tmp_path / "token").write_text("right-token\n")
+    server = serve(run.path, "--token-file", str(tmp_path / "token"))
+    assert server.address.endswith("?token=TOKEN")
+    browser.open(server.address.replace("TOKEN", "wrong-token"))
     assert "needs the token" in browser.ask("document.body.innerText")
-    browser.open(server.address)
+    browser.open(server.address.replace("TOKEN", "right-token"))
     browser.wait_for("document.getElementById('state').textContent === 'running'")
 
 

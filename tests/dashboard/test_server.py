@@ -16,8 +16,9 @@ import pytest
 from fastapi.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
+from launch.access import is_loopback
 from launch.dashboard.run_view import RunView
-from launch.dashboard.server import Gate, is_loopback, make_app, read_page
+from launch.dashboard.server import Gate, make_app, read_page
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCAL = {"base_url": "http://127.0.0.1:8321"}
@@ -99,30 +100,43 @@ def watch(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["{folder}/nothing"], "does not exist"),
         (["{run}", "--port", "70000"], r"--port must lie in \[0, 65535\], got 70000"),
         (["{run}", "--port", "{busy}"], "Choose another with --port"),
-        (["{run}", "--token", "short"], "at least 8 characters"),
-        (["{run}", "--host", "no.such.host.invalid"], "can't listen on no.such.host.invalid"),
+        (["{run}", "--token-file", "{short}"], "at least 8 characters"),
+        (["{run}", "--token-file", "{folder}/none"], "none can't be read: No such file"),
+        (["{run}", "--host", "0.0.0.0"], "WARPZONE_WATCH_TOKEN or with --token-file"),
+        (
+            ["{run}", "--host", "no.such.host.invalid", "--token-file", "{long}"],
+            "can't listen on no.such.host.invalid",
+        ),
     ],
 )
 def test_bad_input_ends_with_one_line_and_code_2(run, arguments, message: str) -> None:
+    (short := run.path.parent / "short").write_text("pw-4711")
     with socket.create_server(("127.0.0.1", 0)) as busy:
         known = {"folder": run.path.parent, "run": run.path, "busy": busy.getsockname()[1]}
+        known |= {"short": short, "long": ROOT / "LICENSE"}
         result = watch(*(argument.format(**known) for argument in arguments))
     assert result.returncode == 2, result.stderr
     assert re.search(message, result.stderr) and result.stderr.startswith("error: ")
     assert len(result.stderr.splitlines()) == 1
+    assert "pw-4711" not in result.stderr
 
 
-def test_beyond_loopback_a_token_is_made_up_and_needed(run) -> None:
+@pytest.mark.parametrize("given", ["", "s3cret-token"])
+def test_beyond_loopback_a_token_is_needed_and_shown_only_if_made_up(run, given: str) -> None:
+    terminal, its_end = os.openpty()  # where a made-up one may be shown
     command = [sys.executable, str(ROOT / "launch/watch.py"), str(run.path)]
     server = subprocess.Popen(
         [*command, "--host", "0.0.0.0", "--port", "0"],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "WARPZONE_WATCH_TOKEN": given},
+        stdout=its_end,
     )
+    os.close(its_end)
+    output = os.fdopen(terminal, encoding="utf-8")
     try:
-        line = server.stdout.readline()
-        port, token = re.search(r":(\d+)/\?token=(\S{16,}) ", line).groups()
+        line = output.readline()
+        port, shown = re.search(r":(\d+)/\?token=(\S+) ", line).groups()
+        assert shown == "TOKEN" if given else len(shown) >= 16
+        token = given or shown
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/?token={token}") as page:
             assert page.status == 200
         with pytest.raises(urllib.error.HTTPError, match="401"):
@@ -130,4 +144,4 @@ def test_beyond_loopback_a_token_is_made_up_and_needed(run) -> None:
     finally:
         server.send_signal(signal.SIGINT)
         assert server.wait(timeout=20) == 0
-        server.stdout.close()
+        output.close()

@@ -32,6 +32,7 @@ from tests.e2e.test_env_faults import COLLECT_STEPS, faulty_run, steps_taken
 OBJECT_STORE_BYTES = 100 * 1024 * 1024
 # Ray asks every 3 s if nothing is said; a node is lost after five answers that are missing.
 HEALTH_CHECK = {"health_check_period_ms": 1000, "health_check_initial_delay_ms": 1000}
+OPEN = ["--allow-open-cluster"]  # these clusters have no token
 ROOM_BUT_FOR_ONE = 3  # 1 learner, 1 env actor, 5 that ask for a tenth; the other finds 0.5
 
 
@@ -111,7 +112,7 @@ def test_a_node_dies_and_its_actor_waits_for_another_while_the_run_goes_on(
     tmp_path, cluster, fault_seed
 ):
     often = ["--control.checkpoint-every-env-steps", "100"]
-    run = faulty_run(tmp_path, [], "--address", cluster.address, *often)
+    run = faulty_run(tmp_path, [], "--address", cluster.address, *OPEN, *often)
     name = start_with_one_without_room(run)
     wait_for_progress(run, "a run with one actor")
     node = add_node(cluster)
@@ -153,7 +154,7 @@ def test_a_draining_node_is_left_in_time_and_a_lost_learner_starts_where_there_i
     """The first node is too small for a learner or an env actor; two others have room for one."""
     nodes = [add_node(small_cluster) for _ in range(2)]
     never = ["--control.checkpoint-every-env-steps", "1000000"]
-    run = faulty_run(tmp_path, [], "--address", small_cluster.address, *never)
+    run = faulty_run(tmp_path, [], "--address", small_cluster.address, *OPEN, *never)
     run.start()
     run.wait_until(
         lambda: "learner" in run.pids() and run.metrics().get("update", 0) > 0, "updates"

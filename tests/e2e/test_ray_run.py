@@ -2,17 +2,24 @@
 actors.
 """
 
+import contextlib
 import json
 import os
 import random
+import secrets
 import shlex
 import signal
 import time
+from pathlib import Path
 
 import psutil
 import pytest
 
+from launch.access import is_loopback
 from tests.chaos.real_run import RealRun
+from tests.e2e.artefacts import files_with
+
+SECRET = secrets.token_hex(16)
 
 MARIO = shlex.split(
     """--preset mario-quick --device cpu --total-env-steps 1100 --simulations 8
@@ -48,14 +55,25 @@ def only_grows(run: RealRun, name: str) -> bool:
 
 
 def test_the_main_job_survives_a_killed_env_actor(tmp_path, fault_seed):
-    """Every part at work on real parts; one env actor is killed on the way."""
-    run = RealRun(tmp_path / "mario", settings=MARIO)
+    """Every part at work on real parts; one env actor is killed on the way.
+
+    Meanwhile no other machine reaches any of them, and a secret that they all have stays theirs.
+    """
+    variables = {"AWS_SECRET_ACCESS_KEY": SECRET}
+    run = RealRun(tmp_path / "mario", settings=MARIO, variables=variables)
     run.start()
+    assert run.process is not None
     run.wait_until(lambda: "env-actor-1" in run.pids() and steps(run) > 100, "env actors at work")
+    doors = listening(run.process.pid)
+    assert len(doors) > 10
+    assert [door for door in doors if not is_loopback(door.rpartition(" ")[2])] == []
+    session = ray_session(run.process.pid)
     known = run.pids()
     processes = [psutil.Process(pid) for pid in known.values()]
     kill(known["env-actor-1"], fault_seed)
     assert run.finish() == 0, run.output()
+    assert (session / "logs").is_dir()
+    assert not files_with(SECRET, [run.folder, run.folder.with_suffix(".log"), session])
 
     failed = run.events("child_failed")
     assert [e["child"] for e in failed] == ["env-actor-1"], failed
@@ -82,6 +100,31 @@ def test_the_main_job_survives_a_killed_env_actor(tmp_path, fault_seed):
     text = run.output()
     assert "env steps" in text
     assert "Traceback" not in text
+
+
+def below(pid: int) -> list[psutil.Process]:
+    return [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+
+
+def listening(pid: int) -> list[str]:
+    """Name and address of each socket on which this process or one below it waits for others."""
+    found = []
+    for process in below(pid):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for each in process.net_connections():
+                if each.status == psutil.CONN_LISTEN:
+                    found.append(f"{process.name()} {each.laddr.ip.removeprefix('::ffff:')}")
+    return found
+
+
+def ray_session(pid: int) -> Path:
+    """Where the Ray below this process writes."""
+    for process in below(pid):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for word in process.cmdline():
+                if word.startswith("--log_dir="):
+                    return Path(word.partition("=")[2]).parent
+    raise AssertionError("no process of Ray names its session")
 
 
 @pytest.mark.fault(child="search service", lost="nothing")

@@ -66,6 +66,13 @@ def test_a_bad_setting_is_refused_before_anything_is_made(tmp_path, capsys, argu
         assert word in text, text
 
 
+@pytest.mark.parametrize("name", ["control.checkpoint-uri", "resume"])
+def test_a_password_in_an_address_is_refused_and_not_repeated(tmp_path, capsys, name):
+    text = refused(capsys, tmp_path / "run", f"--{name}", "sftp://me:hunter22@store/runs")
+    assert f"{name.replace('-', '_')} holds a password" in text
+    assert "hunter22" not in text
+
+
 def test_a_rom_that_is_none_is_named(tmp_path, capsys):
     path = tmp_path / "picture.nes"
     path.write_bytes(b"not a ROM at all" * 100)
