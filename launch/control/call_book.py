@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterable, Sequence
 
 from launch.control.runtime import Call, CallFailed, Child, Runtime
@@ -32,14 +31,18 @@ class CallBook:
         self._calls: list[Call] = []
         self._until = math.inf
 
+    def now(self) -> float:
+        """The runtime's clock, by which everything here is counted."""
+        return self._runtime.now()
+
     def hurry(self, budget_s: float) -> None:
         """From the first call on, all that is asked for must be answered within `budget_s`."""
-        self._until = min(self._until, time.monotonic() + budget_s)
+        self._until = min(self._until, self.now() + budget_s)
 
     @property
     def seconds_left(self) -> float:
         """Of the budget that `hurry` set; infinite without one."""
-        return max(0.0, self._until - time.monotonic())
+        return max(0.0, self._until - self.now())
 
     def issue(
         self,
@@ -98,7 +101,7 @@ class CallBook:
 
     def late(self) -> list[Call]:
         """Calls in flight that have taken more than half the time that they may take."""
-        now = time.monotonic()
+        now = self.now()
         return [call for call in self._calls if now - call.issued_at > call.deadline_s / 2]
 
     def n_in_flight(self, *methods: str, child: Child | None = None) -> int:

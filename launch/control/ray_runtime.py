@@ -66,6 +66,9 @@ class RayRuntime:
             end_all(descendants() - self._processes_before, grace_s=0.0)
             raise
 
+    def now(self) -> float:
+        return time.monotonic()
+
     def start(
         self, name: str, role: str, factory: type, kwargs: dict[str, object], resources: Resources
     ) -> Child:
@@ -90,7 +93,7 @@ class RayRuntime:
         with_payload: bool = False,
     ) -> Call:
         remote = getattr(child.handle, method)
-        call = Call(child, method, time.monotonic(), deadline_s, answer=None, args=args)
+        call = Call(child, method, self.now(), deadline_s, answer=None, args=args)
         if with_payload:
             call.answer, call.payload = remote.options(num_returns=2).remote(*args)
         else:
@@ -107,13 +110,13 @@ class RayRuntime:
         ray.wait(refs, num_returns=1, timeout=timeout_s)
         done, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
         ready = set(done)
-        now = time.monotonic()
+        now = self.now()
         return [
             call for call in calls if call.answer in ready or now - call.issued_at > call.deadline_s
         ]
 
     def value(self, call: Call) -> object:
-        overdue = time.monotonic() - call.issued_at > call.deadline_s
+        overdue = self.now() - call.issued_at > call.deadline_s
         try:
             return ray.get(call.answer, timeout=0.0 if overdue else 30.0)
         except ray.exceptions.GetTimeoutError as error:

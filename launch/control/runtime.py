@@ -116,6 +116,9 @@ class Runtime(Protocol):
 
     name: str
 
+    def now(self) -> float:
+        """Seconds of the clock by which the controller counts deadlines, periods and back-offs."""
+
     def start(
         self, name: str, role: str, factory: type, kwargs: dict[str, object], resources: Resources
     ) -> Child:
