@@ -175,6 +175,7 @@ class Controller:
                 self._on_failure(failure)
                 continue
             self._roster.answered(call.child)
+            self._collecting.answered(call.child)
             self._reporter.heartbeat(call.child.name, call.method)
             self._handlers[call.method](call, answer)
         self._supervisor.turn()
@@ -256,7 +257,7 @@ class Controller:
         sender = self._shards.added(call, report)
         self.limiter.insert(report.n_positions)
         self._refreshes.inserted(report.n_positions)
-        is_current = any(child is sender for child in self._fleet.env_actors.values())
+        is_current = self._fleet.is_current(sender)
         self._refusals.answered(call, sender, report, is_current=is_current)
 
     def _on_train(self, call: Call, report: TrainReport | LanguageReport) -> None:

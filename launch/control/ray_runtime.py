@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import ray
 
@@ -24,6 +24,7 @@ from replay_service.replay_actor import RayBatchSource, RayReanalysisSource
 from replay_service.sharded_replay_actor import RayJointBatchSource, RayTextShard
 
 OBJECT_STORE_BYTES = 512 * 1024 * 1024  # in-flight segments and batches are a few MB each
+GATHER_S_PER_CALL = 10e-6  # some fifteen times what looking at one costs
 END_GRACE_S = 5.0  # for children to end by themselves
 HERE = "local"  # Ray's word for a new one on this machine
 
@@ -100,7 +101,7 @@ class RayRuntime:
             call.answer = remote.remote(*args)
         return call
 
-    def wait(self, calls: Sequence[Call], timeout_s: float) -> list[Call]:
+    def wait(self, calls: Collection[Call], timeout_s: float) -> list[Call]:
         if not calls:
             time.sleep(timeout_s)
             return []
@@ -108,6 +109,8 @@ class RayRuntime:
         # One answer is enough to go on: the rest is picked up in the next turn without waiting.
         # Ready is what is here: to fetch an answer from a node that is gone takes half a minute.
         ray.wait(refs, num_returns=1, timeout=timeout_s)
+        # Ray looks at every call in flight whenever it is asked: with many, ask for many answers.
+        time.sleep(len(refs) * GATHER_S_PER_CALL)
         done, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
         ready = set(done)
         now = self.now()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from actors.prior.backend import LocalPriorTransport
 from actors.prior.local_engine import LocalPriorEngine
@@ -72,7 +72,7 @@ class SerialRuntime:
             call.answer = answer
         return call
 
-    def wait(self, calls: Sequence[Call], timeout_s: float) -> list[Call]:
+    def wait(self, calls: Collection[Call], timeout_s: float) -> list[Call]:
         return list(calls)
 
     def value(self, call: Call) -> object:

@@ -208,7 +208,8 @@ class Supervisor:
         return self._roster.is_coming(child) and not self._room.is_waiting(child)
 
     def _savers(self) -> list[Child]:
-        return [child for child in self._fleet.children() if child.role in SAVERS]
+        learners = (self._fleet.learner, self._fleet.language_learner)
+        return [child for child in learners if child is not None]
 
     @property
     def wants_checkpoint(self) -> bool:
