@@ -132,8 +132,8 @@ class ActingLoop:
     ) -> tuple[CollectReport, list[Segment]]:
         """Plays at least `n_steps` environment steps over all envs, after pulling new weights.
 
-        `env_steps_so_far` is the run's count and drives the schedules. A snapshot is a picture:
-        some 200 kB, where a report without one has 1 or 2. Returns the report and the segments
+        `env_steps_so_far` is the run's count and drives the schedules. A snapshot is a picture
+        of some 200 kB, and a report without one much smaller. Returns the report and the segments
         completed meanwhile; unfinished segments stay here for the next call.
         """
         started = time.perf_counter()

@@ -96,7 +96,7 @@ class SimulatedRuntime:
     _simulating_s: float = 0.0  # CPU of this module
     _left_at: float = 0.0  # CPU clock, when the controller was last given control
     _due: list[tuple[float, int, Call]] = field(default_factory=list)  # heap
-    _ready: dict[int, Call] = field(default_factory=dict)  # by id, due and not yet taken
+    _ready: dict[Call, None] = field(default_factory=dict)  # due and not yet taken
     _numbers: count[int] = field(default_factory=count)
     _machines: list[Machine] = field(default_factory=list)
 
@@ -229,17 +229,17 @@ class SimulatedRuntime:
             process.ends_at, process.hangs = process.machine.goes_at, False
 
     def _until_ready(self, calls: Collection[Call], until: float) -> list[Call]:
-        wanted = calls if isinstance(calls, dict) else {id(call) for call in calls}
         while True:
             while self._due and self._due[0][0] <= self._now:
                 call = heapq.heappop(self._due)[2]
-                self._ready[id(call)] = call
-            ready = [c for c in self._ready.values() if (c if wanted is calls else id(c)) in wanted]
+                self._ready[call] = None
             if len(calls) > 1:
+                ready = [call for call in self._ready if call in calls]
                 self._ready.clear()  # what nobody waits for was given up
             else:
+                ready = [call for call in calls if call in self._ready]
                 for call in ready:
-                    del self._ready[id(call)]
+                    del self._ready[call]
             if ready:
                 self.n_faults += sum(isinstance(call.answer, Failure) for call in ready)
                 return ready

@@ -24,7 +24,6 @@ import pstats
 import sys
 import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from io import StringIO
 from multiprocessing import get_context
@@ -268,8 +267,8 @@ def main() -> None:
     console = Console(width=max(150, Console().width))
     console.print(machine_line())
     spawn = get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=1) as pool:
-        outcomes = list(pool.map(run_cell, cells))
+    with spawn.Pool(1, maxtasksperchild=1) as pool:
+        outcomes = pool.map(run_cell, cells, chunksize=1)
     print_table(outcomes, console)
     for outcome in outcomes:
         if outcome.profile:
