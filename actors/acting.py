@@ -119,6 +119,7 @@ class ActingLoop:
         n_halves = 2 if waits and n_envs > 1 else 1
         self._halves = np.array_split(np.arange(n_envs), n_halves)
         self._turn = 0
+        self._wants_snapshot = False
         self._asked: list[PendingPrior | None] = [None] * n_halves
         self._begun: list[PendingSearch | None] = [None] * n_halves
         for env_id, game in enumerate(self._games):
@@ -126,13 +127,17 @@ class ActingLoop:
         for half in range(n_halves):
             self._ask_prior(half)
 
-    def collect(self, n_steps: int, env_steps_so_far: int) -> tuple[CollectReport, list[Segment]]:
+    def collect(
+        self, n_steps: int, env_steps_so_far: int, *, wants_snapshot: bool = False
+    ) -> tuple[CollectReport, list[Segment]]:
         """Plays at least `n_steps` environment steps over all envs, after pulling new weights.
 
-        `env_steps_so_far` is the run's count and drives the schedules. Returns the report and the
-        segments completed meanwhile; unfinished segments stay here for the next call.
+        `env_steps_so_far` is the run's count and drives the schedules. A snapshot is a picture
+        of some 200 kB, and a report without one much smaller. Returns the report and the segments
+        completed meanwhile; unfinished segments stay here for the next call.
         """
         started = time.perf_counter()
+        self._wants_snapshot = wants_snapshot
         report = CollectReport()
         segments: list[Segment] = []
         version = self._player.pull_weights(self._weight_source, self._weight_version)
@@ -173,7 +178,8 @@ class ActingLoop:
         output = self._search(half, env_steps, report)
         prior = asked.collect() if asked is not None else None  # waited for by the search
         mark = time.perf_counter()
-        if report.snapshot is None and env_ids[0] == 0:
+        if self._wants_snapshot and env_ids[0] == 0:
+            self._wants_snapshot = False
             report.snapshot = self._snapshot(output, asked)
         for row, env_id in enumerate(env_ids):
             llm_used = asked is not None and bool(prior is not None and prior.available[row])

@@ -46,9 +46,11 @@ class EnvActor:
             keeps_advantages=keeps_advantages,
         )
 
-    def collect(self, n_steps: int, env_steps_so_far: int) -> tuple[CollectReport, list[Segment]]:
+    def collect(
+        self, n_steps: int, env_steps_so_far: int, wants_snapshot: bool = False
+    ) -> tuple[CollectReport, list[Segment]]:
         """See ActingLoop.collect; the segments travel as a second object that is only forwarded."""
-        return self._loop.collect(n_steps, env_steps_so_far)
+        return self._loop.collect(n_steps, env_steps_so_far, wants_snapshot=wants_snapshot)
 
     def ping(self) -> int:
         """The process id; an answer means the constructor has finished."""

@@ -72,12 +72,12 @@ def train(
     arguments: Sequence[str],
     *,
     seconds: float,
-    watch: Callable[[int], None] | None = None,
+    watch: Callable[[int], bool | None] | None = None,
 ) -> list[dict[str, object]]:
     """Runs to its end, or `seconds` of learning, and returns its metric records.
 
-    `watch(pid of the driver)` is called now and then while it runs. A failed run raises
-    RuntimeError with the end of its output, which is in <run_dir>.log.
+    `watch(pid of the driver)` is called now and then while it runs, and ends it by a true answer. A
+    failed run raises RuntimeError with the end of its output, which is in <run_dir>.log.
     """
     if run_dir.exists():
         raise RuntimeError(f"{run_dir} is there already; remove it or choose another --output")
@@ -113,7 +113,7 @@ def _accompany(
     process: subprocess.Popen[bytes],
     run_dir: Path,
     seconds: float,
-    watch: Callable[[int], None] | None,
+    watch: Callable[[int], bool | None] | None,
 ) -> int:
     """Waits for the run's end, asking it to stop once it has learned for `seconds`."""
     reader = JsonLinesReader(run_dir / "metrics.jsonl")
@@ -124,8 +124,8 @@ def _accompany(
         if learned_from is None and any(r["update"] for r in reader.read_new()):
             learned_from = time.monotonic()
             deadline = learned_from + seconds
-        if watch is not None:
-            watch(process.pid)
+        if watch is not None and watch(process.pid):
+            break
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
     code = process.wait(timeout=STOP_LIMIT_S)

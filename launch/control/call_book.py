@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import time
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Iterable, Sequence
 
 from launch.control.runtime import Call, CallFailed, Child, Runtime
@@ -24,22 +24,33 @@ class RunFailed(RuntimeError):
 
 
 class CallBook:
-    """Owned by the controller; keeps every call until it is answered."""
+    """Owned by the controller; keeps every call until it is answered.
+
+    It is asked many times a turn, so no answer takes longer with more calls in flight to others.
+    """
 
     def __init__(self, runtime: Runtime, deadline_s: float) -> None:
         self._runtime = runtime
         self._deadline_s = deadline_s
-        self._calls: list[Call] = []
+        self._calls: dict[Call, None] = {}  # by time of issue
+        self._by_child: dict[Child, dict[Call, None]] = {}
+        # Of one deadline, the oldest are late first. A plain dict would search for its first entry.
+        self._by_deadline: defaultdict[float, OrderedDict[Call, None]] = defaultdict(OrderedDict)
+        self._by_method: Counter[str] = Counter()
         self._until = math.inf
+
+    def now(self) -> float:
+        """The runtime's clock, by which everything here is counted."""
+        return self._runtime.now()
 
     def hurry(self, budget_s: float) -> None:
         """From the first call on, all that is asked for must be answered within `budget_s`."""
-        self._until = min(self._until, time.monotonic() + budget_s)
+        self._until = min(self._until, self.now() + budget_s)
 
     @property
     def seconds_left(self) -> float:
         """Of the budget that `hurry` set; infinite without one."""
-        return max(0.0, self._until - time.monotonic())
+        return max(0.0, self._until - self.now())
 
     def issue(
         self,
@@ -51,7 +62,10 @@ class CallBook:
     ) -> Call:
         limit = self._deadline_s if deadline_s is None else deadline_s
         call = self._runtime.call(child, method, *args, deadline_s=limit, with_payload=with_payload)
-        self._calls.append(call)
+        self._calls[call] = None
+        self._by_child.setdefault(child, {})[call] = None
+        self._by_deadline[call.deadline_s][call] = None
+        self._by_method[method] += 1
         return call
 
     def ready(self) -> Iterable[Call]:
@@ -61,7 +75,7 @@ class CallBook:
         """
         for call in self._runtime.wait(self._calls, WAIT_TURN_S):
             if call in self._calls:
-                self._calls.remove(call)
+                self._take_out(call)
                 yield call
 
     def ask(self, child: Child, method: str, *args: object) -> object:
@@ -98,18 +112,33 @@ class CallBook:
 
     def late(self) -> list[Call]:
         """Calls in flight that have taken more than half the time that they may take."""
-        now = time.monotonic()
-        return [call for call in self._calls if now - call.issued_at > call.deadline_s / 2]
+        now, late = self.now(), []
+        for deadline_s, calls in self._by_deadline.items():
+            for call in calls:
+                if now - call.issued_at <= deadline_s / 2:
+                    break
+                late.append(call)
+        return late
 
     def n_in_flight(self, *methods: str, child: Child | None = None) -> int:
         """Calls in flight of any of `methods`, or of all, to `child` or to anybody."""
-        return sum(
-            (not methods or c.method in methods) and (child is None or c.child is child)
-            for c in self._calls
-        )
+        if child is not None:
+            own = self._by_child.get(child, {})
+            return sum(call.method in methods for call in own) if methods else len(own)
+        return sum(self._by_method[m] for m in methods) if methods else len(self._calls)
 
     def drop(self, child: Child, *, keep: str = "") -> list[Call]:
         """Forgets the calls to `child`, but those of the method `keep`, and returns them."""
-        dropped = [c for c in self._calls if c.child is child and c.method != keep]
-        self._calls = [c for c in self._calls if c.child is not child or c.method == keep]
+        dropped = [call for call in self._by_child.get(child, {}) if call.method != keep]
+        for call in dropped:
+            self._take_out(call)
         return dropped
+
+    def _take_out(self, call: Call) -> None:
+        del self._calls[call]
+        own = self._by_child[call.child]
+        del own[call]
+        if not own:
+            del self._by_child[call.child]  # it may have been replaced
+        del self._by_deadline[call.deadline_s][call]
+        self._by_method[call.method] -= 1

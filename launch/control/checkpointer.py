@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -63,21 +62,21 @@ class Checkpointer:
     def begin(self) -> None:
         """The first one is due a whole period from now."""
         self._due_step = self._progress.env_steps + self._config.checkpoint_every_env_steps
-        self._due_at = time.monotonic() + self._config.checkpoint_every_min * SECONDS_PER_MINUTE
+        self._due_at = self._calls.now() + self._config.checkpoint_every_min * SECONDS_PER_MINUTE
 
     @property
     def is_due(self) -> bool:
-        return self._progress.env_steps >= self._due_step or time.monotonic() >= self._due_at
+        return self._progress.env_steps >= self._due_step or self._calls.now() >= self._due_at
 
     def save(
         self, reason: str, *, since: float | None = None, idle_since: float | None = None
     ) -> None:
         """A checkpoint of the run as it is. Raises RunFailed; OSError if it can't be written.
 
-        since, idle_since: on the monotonic clock, when the last work was begun before it, and when
+        since, idle_since: on the runtime's clock, when the last work was begun before it, and when
         the learner had done what it had; None is now
         """
-        began = time.monotonic()
+        began = self._calls.now()
         since, idle_since = since or began, idle_since or began
         if not all([may_save(reason) for may_save in self._may_save]):
             return
@@ -91,7 +90,7 @@ class Checkpointer:
             reason=reason,
             on_failure=self._on_failure,
         )
-        now = time.monotonic()
+        now = self._calls.now()
         self._reporter.event(
             "checkpoint",
             path=str(path),
@@ -116,11 +115,11 @@ class Checkpointer:
 
     def _finish_upload(self, uploads: Uploads, path: Path) -> None:
         """Waits for the last checkpoint's upload, as long as a stop may take."""
-        until = time.monotonic() + min(self._calls.seconds_left, self._config.stop_budget_s)
+        until = self._calls.now() + min(self._calls.seconds_left, self._config.stop_budget_s)
         for attempt in range(LAST_UPLOAD_TRIES):
             if attempt:
                 uploads.submit(path, self._store.best())
-            if not uploads.wait(until - time.monotonic()):
+            if not uploads.wait(until - self._calls.now()):
                 self._reporter.event(
                     "checkpoint_upload_failed",
                     checkpoint=path.name,
@@ -138,7 +137,7 @@ class Checkpointer:
         """
         while self._due_step <= self._progress.env_steps:
             self._due_step += self._config.checkpoint_every_env_steps
-        self._due_at = time.monotonic() + self._config.checkpoint_every_min * SECONDS_PER_MINUTE
+        self._due_at = self._calls.now() + self._config.checkpoint_every_min * SECONDS_PER_MINUTE
         try:
             self.save(PERIODIC, since=since, idle_since=idle_since)
         except OSError as error:

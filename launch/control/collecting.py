@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import inf
 
 from launch.config import Config
 from launch.control.call_book import CallBook
@@ -10,6 +11,7 @@ from launch.control.fleet import Fleet
 from launch.control.pacing import COLLECTS_IN_FLIGHT, train_chunk
 from launch.control.progress import Progress
 from launch.control.rate_limiter import RateLimiter
+from launch.control.reporter import LIVE_VIEW_PERIOD_S
 from launch.control.roster import Roster
 from launch.control.runtime import Call, Child
 from launch.control.supervision import START_BUDGET_S
@@ -38,6 +40,8 @@ class Collecting:
         self._train_chunk = train_chunk(config)
         self._issued_env_steps = 0
         self._warm: dict[str, Child] = {}  # have collected; the first time they compile
+        self._shown_at = -inf
+        self._askable: set[int] = set()  # env actors that may take a call, by index
 
     def begin(self) -> None:
         """What was collected before this process needs not be collected again."""
@@ -45,9 +49,20 @@ class Collecting:
 
     def issue(self) -> None:
         """Gives every env actor that takes work as much as the limiter and the adds allow."""
-        for child in self._fleet.env_actors.values():
-            while self._may_collect(child):
+        if not self._askable or not self._has_steps_left or not self._may_play():
+            return
+        for index in sorted(self._askable):
+            child = self._fleet.env_actors[index]
+            while self._has_steps_left and self._may_take_a_call(child):
                 self._issue(child)
+            if not self._has_steps_left:
+                return  # until the steps of a call are lost
+            self._askable.remove(index)
+
+    def answered(self, child: Child) -> None:
+        """A child answered something; whoever begins to take work, or may take more, did that."""
+        if child.role == "env_actor":
+            self._askable.add(child.index)
 
     def collected(self, child: Child) -> None:
         self._warm[child.name] = child
@@ -66,21 +81,33 @@ class Collecting:
             "collect",
             n_steps,
             self._progress.env_steps,
+            self._shall_show(),
             deadline_s=self._config.control.collect_deadline_s + is_first * START_BUDGET_S,
             with_payload=True,
         )
 
-    def _may_collect(self, child: Child) -> bool:
-        calls = self._calls
-        if self._issued_env_steps >= self._config.total_env_steps:
-            return False
-        if not self._roster.takes_work(child):
-            return False
-        if calls.n_in_flight("collect", child=child) >= COLLECTS_IN_FLIGHT:
-            return False
-        if calls.n_in_flight("add") >= ADDS_IN_FLIGHT_PER_ACTOR * len(self._fleet.env_actors):
+    def _shall_show(self) -> bool:
+        """Whether one of the pictures of the live view is due; they are too large to have many."""
+        now = self._calls.now()
+        is_due = now - self._shown_at >= LIVE_VIEW_PERIOD_S
+        if is_due:
+            self._shown_at = now
+        return is_due
+
+    @property
+    def _has_steps_left(self) -> bool:
+        return self._issued_env_steps < self._config.total_env_steps
+
+    def _may_play(self) -> bool:
+        """Whether anybody may, as far as issuing a call to one changes nothing in that."""
+        n_adds = self._calls.n_in_flight("add")
+        if n_adds >= ADDS_IN_FLIGHT_PER_ACTOR * len(self._fleet.env_actors):
             return False
         return self._limiter.may_insert() and not self._is_too_far_ahead()
+
+    def _may_take_a_call(self, child: Child) -> bool:
+        n_collects = self._calls.n_in_flight("collect", child=child)
+        return n_collects < COLLECTS_IN_FLIGHT and self._roster.takes_work(child)
 
     def _is_too_far_ahead(self) -> bool:
         """Of learning, by `schedule.off_policy_degree`; never where learning can't catch up."""

@@ -7,7 +7,6 @@ that must not run yet is simply not issued.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 
 from actors.collect_report import CollectReport
@@ -62,12 +61,12 @@ class Controller:
         self._run = run
         self._reporter = reporter
         self._stop = stop
-        self.progress = Progress(config.acting.num_actors)
+        self.progress = Progress(config.acting.num_actors, runtime.now)
         self._train_chunk = train_chunk(config)
         self.limiter = make_limiter(config)
         calls = self._calls = CallBook(runtime, config.control.call_deadline_s)
         self._shards = ReplayShards(calls, fleet, config.replay.num_shards)
-        roster = self._roster = Roster(fleet, reporter, config.control.max_restarts)
+        roster = self._roster = Roster(fleet, reporter, config.control.max_restarts, runtime.now)
         self._make_parts(calls, roster)
         self._handlers = self._make_handlers()
         self.has_begun = False  # before that, there is nothing to save
@@ -176,6 +175,7 @@ class Controller:
                 self._on_failure(failure)
                 continue
             self._roster.answered(call.child)
+            self._collecting.answered(call.child)
             self._reporter.heartbeat(call.child.name, call.method)
             self._handlers[call.method](call, answer)
         self._supervisor.turn()
@@ -195,7 +195,7 @@ class Controller:
         self._refreshes.issue()
         self._evaluating.issue()
         self._checkpointer.tell_of_uploads()
-        since = time.monotonic()
+        since = self._calls.now()
         if self._supervisor.wants_checkpoint and self._supervisor.can_save:
             # Children are to move, so that env actors are waited for as well.
             self.drain()
@@ -207,16 +207,16 @@ class Controller:
     def _settle(self, since: float) -> float:
         """Waits, bounded, until nothing that a checkpoint holds is moving; env actors play on.
 
-        Returns when, on the monotonic clock, the learner had no more to do.
+        Returns when, on the runtime's clock, the learner had no more to do.
         """
         idle_since = since
         deadline = since + DRAIN_BUDGET_S
         while True:
             self._turn()
             if self._calls.n_in_flight("train", child=self._fleet.learner):
-                idle_since = time.monotonic()
+                idle_since = self._calls.now()
             is_moving = self._calls.n_in_flight("add", "train") or self._supervisor.will_save
-            if not is_moving or time.monotonic() >= deadline:
+            if not is_moving or self._calls.now() >= deadline:
                 return idle_since
 
     def _ask_for_figures(self) -> None:
@@ -257,7 +257,7 @@ class Controller:
         sender = self._shards.added(call, report)
         self.limiter.insert(report.n_positions)
         self._refreshes.inserted(report.n_positions)
-        is_current = any(child is sender for child in self._fleet.env_actors.values())
+        is_current = self._fleet.is_current(sender)
         self._refusals.answered(call, sender, report, is_current=is_current)
 
     def _on_train(self, call: Call, report: TrainReport | LanguageReport) -> None:
@@ -323,8 +323,8 @@ class Controller:
         """Waits, bounded, until no call that moves data is in flight."""
         if is_last or self._stop.requested:
             self._calls.hurry(self._config.control.stop_budget_s)
-        deadline = time.monotonic() + min(DRAIN_BUDGET_S, self._calls.seconds_left / 2)
-        while (self.n_moving() or self._supervisor.will_save) and time.monotonic() < deadline:
+        deadline = self._calls.now() + min(DRAIN_BUDGET_S, self._calls.seconds_left / 2)
+        while (self.n_moving() or self._supervisor.will_save) and self._calls.now() < deadline:
             self._turn()
 
     @property

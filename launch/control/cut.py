@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -35,7 +34,7 @@ def save_cut(
     written without it. Returns the checkpoint's folder and the seconds it took. OSError where
     something can't be written: nothing is lost then but this checkpoint.
     """
-    started = time.monotonic()
+    started = calls.now()
     folder = store.begin(progress.updates, progress.env_steps)
     older = store.newest()
     for failure in shards.save(folder / "replay", older and older / "replay"):
@@ -55,7 +54,7 @@ def save_cut(
     is_best = progress.is_new_best
     path = store.commit(folder, counters, reason=reason, is_best=is_best)
     progress.is_new_best = False
-    return path, time.monotonic() - started
+    return path, calls.now() - started
 
 
 def _save(calls: CallBook, child: Child, folder: Path) -> None:

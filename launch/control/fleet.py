@@ -102,6 +102,10 @@ class Fleet:
         fixed = [*self.replays, self.weight_server, self.learner, *engines, *optional, self.monitor]
         return [*fixed, *self.env_actors.values(), self.evaluator]
 
+    def is_current(self, env_actor: Child) -> bool:
+        """Whether no successor has taken its place yet."""
+        return self.env_actors.get(env_actor.index) is env_actor
+
     def start_env_actor(self, index: int) -> Child:
         """Starts env actor `index` with a new incarnation, in place of the one it may replace."""
         self.incarnations[index] += 1
@@ -129,7 +133,7 @@ class Fleet:
     def replace(self, child: Child) -> Child:
         """Starts a new child in place of a stopped one; a learner begins without its state."""
         if child.role == "env_actor":
-            return self.start_env_actor(int(child.name.rpartition("-")[2]))
+            return self.start_env_actor(child.index)
         if child.role == "evaluator":
             self.evaluator = self.start_evaluator()
             return self.evaluator

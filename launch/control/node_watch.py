@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from math import inf
 
 from launch.control.child_health import UP
@@ -28,7 +27,7 @@ class NodeWatch:
 
     def poll(self) -> None:
         """Marks children on nodes that Ray reports as draining; they get no new work from now."""
-        now = time.monotonic()
+        now = self._runtime.now()
         if now - self._polled_at < POLL_S:
             return
         self._polled_at = now

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -36,7 +37,7 @@ class Window:
 class Progress:
     """Whole-run counters (saved in checkpoints) and a window for rates (not saved)."""
 
-    def __init__(self, n_actors: int) -> None:
+    def __init__(self, n_actors: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._n_actors = n_actors
         self.env_steps = 0
         self.episodes = 0
@@ -55,7 +56,8 @@ class Progress:
         self._evaluation: dict[str, float] = {}
         self._refreshes = RefreshFigures()
         self.weight_version = -1  # newest that acted
-        self._started = time.monotonic()
+        self._clock = clock
+        self._started = clock()
         self.window = Window(self._started)
 
     def collected(self, actor: str, report: CollectReport) -> None:
@@ -136,7 +138,7 @@ class Progress:
 
     def close_window(self) -> dict[str, float]:
         """The metrics of the window that ends now, and begins the next one."""
-        now = time.monotonic()
+        now = self._clock()
         elapsed = max(now - self.window.started, 1e-9)
         metrics: dict[str, float] = {
             "elapsed_min": (now - self._started) / 60.0,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 import ray
@@ -32,6 +32,7 @@ from replay_service.replay_actor import RayBatchSource, RayReanalysisSource
 from replay_service.sharded_replay_actor import RayJointBatchSource, RayTextShard
 
 OBJECT_STORE_BYTES = 512 * 1024 * 1024  # in-flight segments and batches are a few MB each
+GATHER_S_PER_CALL = 10e-6  # some fifteen times what looking at one costs
 END_GRACE_S = 5.0  # for children to end by themselves
 HERE = "local"  # Ray's word for a new one on this machine
 
@@ -102,6 +103,9 @@ class RayRuntime:
             end_all(descendants() - self._processes_before, grace_s=0.0)
             raise
 
+    def now(self) -> float:
+        return time.monotonic()
+
     def start(
         self, name: str, role: str, factory: type, kwargs: dict[str, object], resources: Resources
     ) -> Child:
@@ -126,14 +130,14 @@ class RayRuntime:
         with_payload: bool = False,
     ) -> Call:
         remote = getattr(child.handle, method)
-        call = Call(child, method, time.monotonic(), deadline_s, answer=None, args=args)
+        call = Call(child, method, self.now(), deadline_s, answer=None, args=args)
         if with_payload:
             call.answer, call.payload = remote.options(num_returns=2).remote(*args)
         else:
             call.answer = remote.remote(*args)
         return call
 
-    def wait(self, calls: Sequence[Call], timeout_s: float) -> list[Call]:
+    def wait(self, calls: Collection[Call], timeout_s: float) -> list[Call]:
         if not calls:
             time.sleep(timeout_s)
             return []
@@ -141,15 +145,17 @@ class RayRuntime:
         # One answer is enough to go on: the rest is picked up in the next turn without waiting.
         # Ready is what is here: to fetch an answer from a node that is gone takes half a minute.
         ray.wait(refs, num_returns=1, timeout=timeout_s)
+        # Ray looks at every call in flight whenever it is asked: with many, ask for many answers.
+        time.sleep(len(refs) * GATHER_S_PER_CALL)
         done, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
         ready = set(done)
-        now = time.monotonic()
+        now = self.now()
         return [
             call for call in calls if call.answer in ready or now - call.issued_at > call.deadline_s
         ]
 
     def value(self, call: Call) -> object:
-        overdue = time.monotonic() - call.issued_at > call.deadline_s
+        overdue = self.now() - call.issued_at > call.deadline_s
         try:
             return ray.get(call.answer, timeout=0.0 if overdue else 30.0)
         except ray.exceptions.GetTimeoutError as error:

@@ -6,7 +6,6 @@ its weights are spoilt, and only an earlier state helps.
 
 from __future__ import annotations
 
-import time
 from math import inf
 from pathlib import Path
 from typing import Protocol
@@ -132,7 +131,7 @@ class RollBack:
         self._n_fruitless += 1
         self._furthest = max(self._furthest, self._last_update)
         said = self._patient.go_back(folder)
-        self._went_back_at = time.monotonic()
+        self._went_back_at = self._calls.now()
         self._n_bad_in_a_row = self._last_update = 0
         name = self._patient.child.name
         self._reporter.event("rolled_back", child=name, cause=cause, source=str(source), **said)

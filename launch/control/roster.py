@@ -27,12 +27,13 @@ class Roster:
         self._clock = clock
         self._health: dict[str, ChildHealth] = {}
         self._since: dict[str, float] = {}
+        self._members: dict[State, dict[str, Child]] = {state: {} for state in State}
 
     def begin(self) -> None:
         """The fleet has been started."""
         for child in self._fleet.children():
             self._health[child.name] = ChildHealth(self._max_restarts)
-            self._tell(child, "")
+            self._tell(child, None)
 
     # ------------------------------------------------------------------ questions
 
@@ -58,7 +59,8 @@ class Roster:
         return self.state(child) in COMING
 
     def all_in(self, *states: State) -> list[Child]:
-        return [child for child in self._fleet.children() if self.state(child) in states]
+        """In the order in which they came into these states, one state after the other."""
+        return [child for state in states for child in self._members[state].values()]
 
     def due(self) -> list[Child]:
         """Children whose back-off is over."""
@@ -97,9 +99,12 @@ class Roster:
         if event(self._health[child.name]):
             self._tell(child, before)
 
-    def _tell(self, child: Child, before: str) -> None:
+    def _tell(self, child: Child, before: State | None) -> None:
         now = self._clock()
         self._since[child.name] = now
         health = self._health[child.name]
+        if before is not None:
+            del self._members[before][child.name]
+        self._members[health.state][child.name] = child
         wait_s = max(0.0, health.restart_at - now) if health.state is State.RESTARTING else 0.0
-        self._reporter.child_state(child.name, before, health.state, wait_s)
+        self._reporter.child_state(child.name, before or "", health.state, wait_s)

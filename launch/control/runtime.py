@@ -6,7 +6,7 @@ the controller is one loop over ready calls in both runtimes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -24,9 +24,9 @@ class Resources:
     env_vars: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Child:
-    """One started process (or object, in the serial runtime)."""
+    """One started process (or object, in the serial runtime); equal to itself only."""
 
     name: str
     role: str
@@ -34,6 +34,11 @@ class Child:
     pid: int = 0
     node_id: str = ""  # where it answered last
     host: str = ""
+
+    @property
+    def index(self) -> int:
+        """Which of its kind it is, where there may be several, by its name."""
+        return int(self.name.rpartition("-")[2])
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +51,12 @@ class Node:
     holds_driver: bool = False
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Call:
-    """One call in flight. `payload` is a second return value that is only ever forwarded."""
+    """One call in flight, equal to itself only.
+
+    payload: a second return value that is only ever forwarded
+    """
 
     child: Child
     method: str
@@ -120,6 +128,9 @@ class Runtime(Protocol):
 
     name: str
 
+    def now(self) -> float:
+        """Seconds of the clock by which the controller counts deadlines, periods and back-offs."""
+
     def start(
         self, name: str, role: str, factory: type, kwargs: dict[str, object], resources: Resources
     ) -> Child:
@@ -135,7 +146,7 @@ class Runtime(Protocol):
     ) -> Call:
         """Issues a call. With `with_payload` the method returns (answer, payload)."""
 
-    def wait(self, calls: Sequence[Call], timeout_s: float) -> list[Call]:
+    def wait(self, calls: Collection[Call], timeout_s: float) -> list[Call]:
         """Calls that are answered or failed, in a stable order; [] after `timeout_s`."""
 
     def value(self, call: Call) -> object:

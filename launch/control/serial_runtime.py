@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from actors.prior.backend import LocalPriorTransport
 from actors.prior.local_engine import LocalPriorEngine
@@ -33,6 +33,9 @@ class SerialRuntime:
 
     name = "serial"
 
+    def now(self) -> float:
+        return time.monotonic()
+
     def start(
         self, name: str, role: str, factory: type, kwargs: dict[str, object], resources: Resources
     ) -> Child:
@@ -42,7 +45,7 @@ class SerialRuntime:
         except (MemoryError, RuntimeError) as error:
             if not tells_of_memory(repr(error)):
                 raise
-            start = Call(child, "start", time.monotonic(), 0.0, answer=None)
+            start = Call(child, "start", self.now(), 0.0, answer=None)
             raise CallFailed(start, repr(error), raised=True) from error
         return child
 
@@ -54,7 +57,7 @@ class SerialRuntime:
         deadline_s: float,
         with_payload: bool = False,
     ) -> Call:
-        call = Call(child, method, time.monotonic(), deadline_s, answer=None, args=args)
+        call = Call(child, method, self.now(), deadline_s, answer=None, args=args)
         try:
             answer = getattr(child.handle, method)(*args)
         except (MemoryError, RuntimeError) as error:
@@ -69,7 +72,7 @@ class SerialRuntime:
             call.answer = answer
         return call
 
-    def wait(self, calls: Sequence[Call], timeout_s: float) -> list[Call]:
+    def wait(self, calls: Collection[Call], timeout_s: float) -> list[Call]:
         return list(calls)
 
     def value(self, call: Call) -> object:

@@ -102,7 +102,7 @@ class ReplayShards:
         self._fleet = fleet
         self.book = ShardBook(n_shards)
         self.n_lost = 0
-        self._adds: list[tuple[Call, int, Child]] = []
+        self._adds: dict[Call, tuple[int, Child]] = {}  # bytes and sender
         self._stats: list[Mapping[str, float]] = [{}] * n_shards
         self._carried: Counter[str] = Counter()  # totals of shards that were lost
 
@@ -117,13 +117,13 @@ class ReplayShards:
         """Forwards a payload of that many bytes, which `sender` played, unopened."""
         shard = self.book.choose(sender.name, n_bytes)
         call = self._calls.issue(self._fleet.replays[shard], "add", payload)
-        self._adds.append((call, n_bytes, sender))
+        self._adds[call] = (n_bytes, sender)
         self.book.sent(shard, n_bytes)
 
     def added(self, call: Call, report: AddReport) -> Child:
         """Returns whose payload it was."""
-        n_bytes, sender = self._take(call)
-        self.book.stored(index_of(call.child), n_bytes, report)
+        n_bytes, sender = self._adds.pop(call)
+        self.book.stored(call.child.index, n_bytes, report)
         return sender
 
     def send_again(self, call: Call) -> None:
@@ -133,40 +133,35 @@ class ReplayShards:
         held and counted once.
         """
         if call.method == "add":
-            n_bytes, sender = self._take(call)
-            self.book.accounts[index_of(call.child)].in_flight -= n_bytes
+            n_bytes, sender = self._adds.pop(call)
+            self.book.accounts[call.child.index].in_flight -= n_bytes
             self.add(call.args[0], n_bytes, sender)
 
     def forget(self, call: Call) -> None:
         """A payload is gone: the node that held it went before a shard had it."""
-        n_bytes, _ = self._take(call)
-        self.book.accounts[index_of(call.child)].in_flight -= n_bytes
-
-    def _take(self, call: Call) -> tuple[int, Child]:
-        """Bytes and sender of a payload that is in flight no longer."""
-        position = next(i for i, (sent, *_) in enumerate(self._adds) if sent is call)
-        return self._adds.pop(position)[1:]
+        n_bytes, _ = self._adds.pop(call)
+        self.book.accounts[call.child.index].in_flight -= n_bytes
 
     # ------------------------------------------------------------------ losses
 
     def may_lose(self, child: Child) -> bool:
         """Whether the run can go on without what `child` held."""
-        return self.book.others_hold(index_of(child))
+        return self.book.others_hold(child.index)
 
     def lose(self, child: Child) -> None:
         """Counts `child` out, with what it held; calls in flight are left alone."""
-        shard = index_of(child)
+        shard = child.index
         self.n_lost += self.is_serving(child)
         self.book.lose(shard)
         self._carried.update({n: v for n, v in self._stats[shard].items() if _is_carried(n)})
         self._stats[shard] = {}
 
     def is_serving(self, child: Child) -> bool:
-        return self.book.accounts[index_of(child)].is_serving
+        return self.book.accounts[child.index].is_serving
 
     def welcome(self, child: Child) -> None:
         """`child` answers again, empty."""
-        self.book.welcome(index_of(child))
+        self.book.welcome(child.index)
 
     # ------------------------------------------------------------------ figures
 
@@ -184,7 +179,7 @@ class ReplayShards:
 
     def told(self, child: Child, stats: Mapping[str, float]) -> dict[str, float]:
         """Takes one shard's figures; returns those of all."""
-        self._stats[index_of(child)] = stats
+        self._stats[child.index] = stats
         merged = merge_stats(self._stats)
         for name, total in self._carried.items():
             merged[name] += total
@@ -212,7 +207,7 @@ class ReplayShards:
         """
         serving = self.serving
         folders = []
-        for shard in map(index_of, serving):
+        for shard in (child.index for child in serving):
             older = None if previous is None else self._folder(previous, shard)
             folders.append((self._folder(folder, shard), older))
         answers = self._calls.ask_each(serving, "save", folders)
@@ -234,7 +229,7 @@ class ReplayShards:
         if state:
             self._carried.update(state["carried"])
         serving = self.serving
-        folders = [(self._folder(folder, index_of(child)),) for child in serving]
+        folders = [(self._folder(folder, child.index),) for child in serving]
         for answer in self._calls.ask_each(serving, "load", folders):
             if isinstance(answer, CallFailed):
                 raise RunFailed(str(answer)) from answer
@@ -249,11 +244,6 @@ class ReplayShards:
 
     def _folder(self, folder: Path, shard: int) -> Path:
         return folder / f"shard-{shard}" if len(self._stats) > 1 else folder
-
-
-def index_of(child: Child) -> int:
-    """Which shard this is, by its name."""
-    return int(child.name.rpartition("-")[2])
 
 
 def _is_carried(name: str) -> bool:

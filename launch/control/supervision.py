@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from math import inf
 
 from launch.config import Config
@@ -234,7 +233,8 @@ class Supervisor:
         return self._roster.is_coming(child) and not self._room.is_waiting(child)
 
     def _savers(self) -> list[Child]:
-        return [child for child in self._fleet.children() if child.role in SAVERS]
+        learners = (self._fleet.learner, self._fleet.language_learner)
+        return [child for child in learners if child is not None]
 
     @property
     def wants_checkpoint(self) -> bool:
@@ -305,7 +305,7 @@ class Supervisor:
             self._roster.restarted(child)
             self._roster.answered(child)
         self._lost_at.pop(child.name, None)
-        self._back_at[child.name] = time.monotonic()
+        self._back_at[child.name] = self._runtime.now()
         self._shards.welcome(child)
         self._reporter.event("replay_shard_ready", child=child.name, pid=pid)
 
@@ -316,12 +316,12 @@ class Supervisor:
         child = failure.call.child
         # While Ray starts a successor calls may fail at once, and those from before its return may
         # fail after it: neither is a second death.
-        is_starting = time.monotonic() - self._lost_at.get(child.name, -inf) < START_BUDGET_S
+        is_starting = self._runtime.now() - self._lost_at.get(child.name, -inf) < START_BUDGET_S
         is_from_before = failure.call.issued_at < self._back_at.get(child.name, -inf)
         is_known = is_starting or (failure.died and is_from_before)
         if failure.raised or not is_known:
             self._note(failure)
-            self._lost_at[child.name] = time.monotonic()
+            self._lost_at[child.name] = self._runtime.now()
             self._shards.lose(child)
             self._calls.drop(child, keep="add")
             self._end(child, has_died=failure.died)
