@@ -205,7 +205,7 @@ def test_gpu_engines_keep_their_own_process() -> None:
 
 @pytest.mark.parametrize("scoring", ["label", "text"])
 def test_vllm_equals_the_oracle(serving: Serving, tiny_llm: Path, scoring: str) -> None:
-    requests = make_requests(tiny_llm, 120, seed=4, scoring=scoring)
+    requests = make_requests(tiny_llm, 200, seed=4, scoring=scoring)
     oracle = TransformersBackend(PriorConfig(), tiny_llm).score(requests)
     served = ray.get(serving.actor.score.remote(requests))
     assert served.version == 0 and serving.ready.version == 0
