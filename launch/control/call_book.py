@@ -10,6 +10,7 @@ from launch.control.runtime import Call, CallFailed, Child, Runtime
 
 WAIT_TURN_S = 0.5
 URGENT_DEADLINE_S = 300.0
+GO_ON = "the same command goes on from the last checkpoint"
 
 
 class RunFailed(RuntimeError):
@@ -82,7 +83,7 @@ class CallBook:
         """One call whose answer is needed before anything else may happen. Raises RunFailed."""
         answer = self._answer(self._urgent(child, method, *args))
         if isinstance(answer, CallFailed):
-            raise RunFailed(str(answer)) from answer
+            raise RunFailed(f"{answer}\n{GO_ON}") from answer
         return answer
 
     def ask_each(

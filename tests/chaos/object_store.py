@@ -9,6 +9,8 @@ from typing import Any
 import grpc
 import psutil
 from ray._private import internal_api
+from ray._private.state import GlobalState
+from ray._raylet import GcsClientOptions
 
 ANSWER_LIMIT_S = 5.0
 GCS_ADDRESS = re.compile(r"--gcs-address=(\S+)")
@@ -28,7 +30,16 @@ class ObjectStore:
 
     def __init__(self, driver_pid: int) -> None:
         """ValueError if no raylet runs below the driver."""
-        self._state = internal_api.get_state_from_address(_gcs_address(driver_pid))
+        # Ray's own call for this would look for 127.0.0.1 at the machine's other address.
+        self._state = GlobalState()
+        self._state._initialize_global_state(
+            GcsClientOptions.create(
+                _gcs_address(driver_pid),
+                None,
+                allow_cluster_id_nil=True,
+                fetch_cluster_id_if_nil=False,
+            )
+        )
         self._last = StoreFigures(0, 0, 0)
 
     def figures(self) -> StoreFigures:

@@ -9,7 +9,7 @@ CALM_S = 4.0
 PRESSED_S = 12.0
 # Milder than the long form: even on a busy machine a call is to end in each half of the time.
 SLOW = Case(
-    [*SMALL, "--replay.capacity-mb", "0.1", "--replay.text-mb", "1"], ("learner", "replay"), 0.6
+    [*SMALL, "--replay.capacity-mb", "0.2", "--replay.text-mb", "1"], ("learner", "replay"), 0.6
 )
 
 

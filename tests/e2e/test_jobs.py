@@ -79,7 +79,9 @@ def head() -> Iterator[Head]:
             yield Head(address, f"127.0.0.1:{gcs_port}", Path(folder))
         finally:
             end_processes_with(folder)
-    RayConfig.initialize("")
+            patch.setenv("RAY_AUTH_MODE", "disabled")  # said, since Ray keeps what is not
+            RayConfig.initialize("")
+            AuthenticationTokenLoader.instance().reset_cache()
 
 
 def start_head(folder: Path, address: str, gcs_port: int, home: Path) -> None:

@@ -84,6 +84,7 @@ def test_reanalysis_goes_on_when_its_process_is_killed(run, fault_seed):
         return [r["reanalysed_share"] or 0.0 for r in run.records(since) if "reanalysed_share" in r]
 
     run.wait_until(lambda: max(shares(), default=0.0) > 0.4, "the share")
+    run.wait_until(lambda: run.metrics()["replay_patch_applied_total"] > 0, "figures of replay")
     began, before, known = time.time(), run.metrics(), run.pids()
     kill(known["reanalyser"], fault_seed)
     run.wait_until(lambda: run.events("child_failed", began), "the failure")
