@@ -23,7 +23,7 @@ from learner.language.prompt_config import PromptConfig
 from learner.language.tiny_llm import ensure_tiny_llm
 
 METHODS = ("label", "text", "prompts")
-LONGEST_TOKENS = 768
+LONGEST_TOKENS = 1200  # room for 55 commands and the whole state
 LARGEST_GAP = 1e-3  # of joint log-probabilities, float32
 LARGEST_HALF_GAP = 0.5  # of single ones it is a tenth; an answer has several tokens
 VERBS = ("take", "drop", "open", "close", "examine", "cook", "slice", "push")
@@ -56,7 +56,8 @@ class Contest:
     """One engine, the same for all methods, and the questions that it is asked."""
 
     def __init__(self, folder: Path, device: str, kv_cache_mb: int) -> None:
-        prompt = PromptConfig(max_tokens=LONGEST_TOKENS)
+        # An answer that is read as part of the prompt leaves no token to be made.
+        prompt = PromptConfig(max_tokens=LONGEST_TOKENS + 1)
         self._backend = VllmBackend(
             PriorConfig(model=str(folder), prompt=prompt, kv_cache_mb=kv_cache_mb), folder
         )
