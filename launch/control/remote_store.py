@@ -59,6 +59,7 @@ class RemoteStore:
         self._token = token
         self._fs, path = open_store(self.uri)
         self._base = path.rstrip("/")
+        self._turns = count(1)
         self._read_at: dict[str, int] = {}  # by checksum, the turn of its upload or last reading
 
     def check_writable(self) -> None:
@@ -134,7 +135,7 @@ class RemoteStore:
             files = {entry: folder / name for name, entry in inventory.items()}
             n_mended = 0
             for entry in sorted(files, key=lambda e: self._read_at.get(e.sha256, 0)):
-                self._read_at[entry.sha256] = self._next_turn()
+                self._read_at[entry.sha256] = next(self._turns)
                 if self._sha256(self._object(entry.sha256)) != entry.sha256:
                     self._fs.put_file(str(files[entry]), self._object(entry.sha256))
                     n_mended += 1
@@ -212,7 +213,7 @@ class RemoteStore:
         for entry in missing:
             self._make_folder(self._path(OBJECTS_FOLDER))
             self._fs.put_file(str(files[entry]), self._object(entry.sha256))
-            self._read_at[entry.sha256] = self._next_turn()
+            self._read_at[entry.sha256] = next(self._turns)
         there = self._objects() if missing else there
         for entry in missing:
             n_there = there.get(entry.sha256, 0)
@@ -222,9 +223,6 @@ class RemoteStore:
                     f"{files[entry].relative_to(folder)}"
                 )
         return sum(entry.n_bytes for entry in missing)
-
-    def _next_turn(self) -> int:
-        return max(self._read_at.values(), default=0) + 1
 
     def _sha256(self, path: str) -> str:
         with self._fs.open(path, "rb") as stream:

@@ -118,9 +118,9 @@ class Uploads:
             n_bytes=n_bytes,
         )
         try:
+            self._store.remove_surplus(self._keep)
             if n_mended := self._store.mend(job.newest, MOST_READ_AGAIN_BYTES):
                 self._tell("checkpoint_contents_mended", checkpoint=name, n_contents=n_mended)
-            self._store.remove_surplus(self._keep)
         except (OSError, CheckpointError) as error:
             self._tell("checkpoint_cleanup_failed", cause=str(error)[-400:])
 
