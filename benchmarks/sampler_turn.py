@@ -67,11 +67,16 @@ def check(contestant: Contestant, priorities: NDArray[np.float32]) -> None:
     drawn = []
     for _ in range(20):
         indices, importance = contestant.sample(1024)
-        drawn.append(weights[np.asarray(indices)])
-        constant = np.asarray(importance) * drawn[-1] ** BETA
+        drawn.append(weights[_on_host(indices)])
+        constant = _on_host(importance) * drawn[-1] ** BETA
         if constant.max() > (1 + TOLERANCE) * constant.min():
             spread = constant.max() / constant.min()
             raise RuntimeError(f"importance weights of one batch are off by a factor of {spread}")
     mean, expected = float(np.mean(drawn)), float((weights**2).sum() / weights.sum())
     if abs(mean / expected - 1) > TOLERANCE:
         raise RuntimeError(f"the mean weight drawn is {mean}, proportional sampling has {expected}")
+
+
+def _on_host(values: Any) -> NDArray[Any]:
+    """An array of what a contestant gives, which may lie on a GPU."""
+    return np.asarray(values.cpu() if hasattr(values, "cpu") else values)

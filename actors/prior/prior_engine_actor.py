@@ -52,10 +52,16 @@ ENGINE_ENV = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 
+# Its own process computes on the GPU; a forked one can't, once this one has touched CUDA.
+CUDA_ENGINE_ENV = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "1",
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+}
+
 
 def engine_env(device: str) -> dict[str, str]:
     """Environment variables of the engine's process, which must be set before it imports vLLM."""
-    return ENGINE_ENV | ({"VLLM_ENABLE_V1_MULTIPROCESSING": "1"} if device == "cuda" else {})
+    return ENGINE_ENV | (CUDA_ENGINE_ENV if device == "cuda" else {})
 
 
 @dataclass(frozen=True, slots=True)

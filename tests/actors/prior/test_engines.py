@@ -197,7 +197,9 @@ def test_a_local_engine_goes_back_from_a_withdrawn_version(
 
 def test_gpu_engines_keep_their_own_process() -> None:
     assert engine_env("cpu") == ENGINE_ENV
-    assert engine_env("cuda")["VLLM_ENABLE_V1_MULTIPROCESSING"] == "1"
+    on_cuda = engine_env("cuda")
+    assert on_cuda["VLLM_ENABLE_V1_MULTIPROCESSING"] == "1"
+    assert on_cuda["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn"  # forked ones can't use CUDA
 
 
 # Below this line: one vLLM engine, in this order.
