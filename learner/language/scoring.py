@@ -46,15 +46,25 @@ def answer_log_probs(
         use_cache=False,
         logits_to_keep=n_nodes,
     ).logits.float()  # half-precision sums lose a few percent
-    totals = logits.logsumexp(-1)
-    answers = []
-    for row, trie in enumerate(tries):
-        reads = [
-            logits[row, node, torch.tensor(children, device=device)] - totals[row, node]
-            for node, children in enumerate(trie.children)
-        ]
-        answers.append(torch.stack(trie.join(reads)))
-    return answers
+    rows, nodes, tokens = _reads(tries)
+    # One gather of all: going back, each gather writes a gradient as large as all logits.
+    reads = logits[rows, nodes, tokens] - logits.logsumexp(-1)[rows, nodes]
+    of_nodes = iter(reads.split([len(children) for trie in tries for children in trie.children]))
+    return [
+        torch.stack(trie.join([next(of_nodes).unbind() for _ in trie.children])) for trie in tries
+    ]
+
+
+def _reads(tries: Sequence[AnswerTrie]) -> tuple[list[int], list[int], list[int]]:
+    """Row, node and token of every log-probability that the answers need, node by node."""
+    found = [
+        (row, node, token)
+        for row, trie in enumerate(tries)
+        for node, children in enumerate(trie.children)
+        for token in children
+    ]
+    rows, nodes, tokens = zip(*found, strict=True)
+    return list(rows), list(nodes), list(tokens)
 
 
 def _rows(
