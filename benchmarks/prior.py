@@ -3,11 +3,13 @@
     python benchmarks/prior.py --world coins                      # hours on two cores
     python benchmarks/prior.py --world mario --seeds 0 1 2 --env-steps 6000
     python benchmarks/prior.py --world coins --seeds 0 --env-steps 300 --every 150
+    python benchmarks/prior.py --world cooking --adapter runs/benchmarks/prior/.../warm-0
 
 Arms: no prior; an untrained one (the tiny model as made, or --model); one warm-started on
 demonstrations and then left as it is; in text worlds also one that starts untrained and is trained
 in the loop. The demonstrations of text worlds are solutions of other games than those played;
-Mario's are planned in the stage that is played. What they cost is not counted as env steps.
+Mario's are planned in the stage that is played. What they cost is not counted as env steps. Every
+seed has a warm start of its own, unless --adapter names one for all.
 
 Each cell is one run of launch/train.py with the serial runtime, so that every question is answered
 before its move. The score is the mean over a run's greedy evaluations at the same env steps: of the
@@ -115,6 +117,10 @@ def make_warm_start(world: World, folder: Path, seed: int, options: argparse.Nam
         )
 
 
+def warm_start(seed: int, folder: Path, options: argparse.Namespace) -> Path:
+    return (options.adapter or folder / f"warm-{seed}").resolve()
+
+
 def arm_words(arm: str, warm: Path) -> list[str]:
     """The settings that make an arm."""
     return {
@@ -134,7 +140,8 @@ def play(world: World, arm: str, seed: int, folder: Path, options: argparse.Name
         "--evaluation.every-env-steps", str(options.every),
         "--evaluation.n-episodes", str(options.episodes),
         "--evaluation.final-episodes", str(options.episodes), "--evaluation.prior-episodes", "0",
-        "--evaluation.video", "false", *options.extra, *arm_words(arm, folder / f"warm-{seed}"),
+        "--evaluation.video", "false", *options.extra,
+        *arm_words(arm, warm_start(seed, folder, options)),
     ]  # fmt: skip
     train(run_dir, words, seconds=NO_LIMIT_S)
     lines = (run_dir / "events.jsonl").read_text().splitlines()
@@ -205,12 +212,15 @@ def parse_options(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--demonstrations", type=int, help="solved games, default 60; in Mario episodes, default 2"
     )
+    parser.add_argument("--adapter", type=Path, help="a warm start made before, for all seeds")
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "benchmarks" / "prior")
     parser.add_argument("extra", nargs="*", help="more settings for launch/train.py, after --")
     options = parser.parse_args(words)
     arms = WORLDS[options.world].arms
     if unknown := sorted(set(options.arms or ()) - set(arms)):
         parser.error(f"--arms: {unknown[0]!r} is not one of {', '.join(arms)}")
+    if options.adapter is not None and not options.adapter.is_dir():
+        parser.error(f"--adapter: there is no folder {options.adapter}")
     if not 1 <= options.every <= options.env_steps:
         parser.error(f"--every must lie in 1..--env-steps={options.env_steps}, got {options.every}")
     return options
@@ -224,8 +234,8 @@ def main() -> None:
     folder.mkdir(parents=True)
     results: dict[str, list[Curve]] = {arm: [] for arm in arms}
     for seed in options.seeds:
-        if WARM in arms:
-            make_warm_start(world, folder / f"warm-{seed}", seed, options)
+        if WARM in arms and options.adapter is None:
+            make_warm_start(world, warm_start(seed, folder, options), seed, options)
         for arm in arms:
             results[arm].append(play(world, arm, seed, folder, options))
             print(f"[benchmark] seed {seed}, {arm}: {results[arm][-1]}", flush=True)
