@@ -1,7 +1,9 @@
 """Plans ahead in the game itself, through its own save states: no model, no learning.
 
-Random rollouts from the present point; the first actions of the one that earned most are played.
-It plays well where a few seconds ahead tell right from wrong, as in Mario's first stages.
+Rollouts from the present point: each action held, then random ones. The first actions of the one
+that earned most are played, of a held one where it does not matter: whoever learns from the play
+finds the same answer in like states. It plays well where a few seconds ahead tell right from wrong,
+as in Mario's first stages.
 """
 
 from __future__ import annotations
@@ -10,15 +12,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from actors.demonstrations.notebook import Notebook
 from actors.envs.config import EnvConfig
 from actors.envs.game import Game, make_game
 from replay_service.targets import TextBatch
 
-N_ROLLOUTS = 16  # from each point that is planned from
+N_RANDOM = 16  # rollouts from each point that is planned from, beside one for each action
 HORIZON = 20  # steps of a rollout
 COMMITTED = 5  # steps played of the best one before planning again
+WORTH = 1.25  # times as much must a random rollout earn to be played instead of a held action
 LONGEST_HOLD = 10  # steps for which a rollout keeps an action: jumps need a button held
 
 
@@ -93,23 +97,32 @@ def _plan_episode(
 def _best_actions(game: Game, rng: np.random.Generator) -> list[int]:
     """The first actions of the best rollout; the game is where it was."""
     start = game.save_state()
-    rollouts = []
-    for _ in range(N_ROLLOUTS):
-        rollouts.append(_roll_out(game, rng))
-        game.load_state(start)
-    return max(rollouts, key=lambda rollout: (not rollout.is_lost, rollout.earned)).actions[
-        :COMMITTED
-    ]
+    held = [_tried(game, rng, start, int(action)) for action in _legal_actions(game)]
+    random = [_tried(game, rng, start, None) for _ in range(N_RANDOM)]
+    plain, mixed = max(held, key=_worth), max(random, key=_worth)
+    is_better = plain.is_lost or mixed.earned > WORTH * plain.earned
+    return (mixed if is_better and not mixed.is_lost else plain).actions[:COMMITTED]
 
 
-def _roll_out(game: Game, rng: np.random.Generator) -> Rollout:
-    """A random one from here on, at most HORIZON steps."""
-    earned, played, action, hold, is_lost = 0.0, [], 0, 0, False
+def _worth(rollout: Rollout) -> tuple[bool, float]:
+    return not rollout.is_lost, rollout.earned
+
+
+def _tried(game: Game, rng: np.random.Generator, start: bytes, held: int | None) -> Rollout:
+    rollout = _roll_out(game, rng, held)
+    game.load_state(start)
+    return rollout
+
+
+def _roll_out(game: Game, rng: np.random.Generator, held: int | None) -> Rollout:
+    """From here on, at most HORIZON steps: `held` while it is legal, else random actions."""
+    earned, played, is_lost = 0.0, [], False
+    action, hold = (0, 0) if held is None else (held, HORIZON)
     while len(played) < HORIZON:
         legal = game.legal()
         if hold == 0 or (legal is not None and not legal[action]):
-            choices = np.arange(game.spec.n_actions) if legal is None else np.flatnonzero(legal)
-            action, hold = int(rng.choice(choices)), int(rng.integers(1, LONGEST_HOLD + 1))
+            action = int(rng.choice(_legal_actions(game)))
+            hold = int(rng.integers(1, LONGEST_HOLD + 1))
         _, reward, terminated, truncated, _ = game.step(action)
         earned, hold = earned + reward, hold - 1
         played.append(action)
@@ -117,3 +130,8 @@ def _roll_out(game: Game, rng: np.random.Generator) -> Rollout:
             is_lost = terminated and reward < 0
             break
     return Rollout(earned, is_lost, played)
+
+
+def _legal_actions(game: Game) -> NDArray[np.int64]:
+    legal = game.legal()
+    return np.arange(game.spec.n_actions) if legal is None else np.flatnonzero(legal)
