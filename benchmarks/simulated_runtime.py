@@ -11,7 +11,7 @@ import heapq
 import math
 import pickle
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -126,6 +126,9 @@ class SimulatedRuntime:
         self._simulating_s += self._left_at - began
 
     # ------------------------------------------------------------------ the runtime's face
+
+    def pack(self, members: Mapping[str, Resources]) -> None:
+        """All but env actors are on the first machine."""
 
     def start(
         self, name: str, role: str, factory: type, kwargs: dict[str, object], resources: Resources

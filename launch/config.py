@@ -23,7 +23,7 @@ from actors.evaluation import EvaluationConfig
 from actors.prior.config import PriorConfig
 from actors.reanalysis import ReanalysisConfig
 from actors.search import SearchConfig
-from launch.control.config import ControlConfig, check_no_password
+from launch.control.config import ControlConfig, PlacementConfig, check_no_password
 from launch.control.rate_limiter import RateLimiterConfig
 from launch.control.schedule import ScheduleConfig
 from launch.setting_types import SettingError, shown, typed
@@ -67,6 +67,7 @@ class Config:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     control: ControlConfig = field(default_factory=ControlConfig)
+    placement: PlacementConfig = field(default_factory=PlacementConfig)
 
     total_env_steps: int = 10_000  # env steps to collect over all actors before the run ends
     seed: int = 0  # every random stream of the run derives from it
@@ -89,6 +90,17 @@ class Config:
             raise ValueError(
                 f"control.min_actors must be at most acting.num_actors, {self.acting.num_actors}, "
                 f"got {self.control.min_actors}"
+            )
+        if self.placement.prior_engine_gpus > self.prior.num_engines:
+            raise ValueError(
+                "placement.prior_engine_gpus must be at most prior.num_engines, "
+                f"{self.prior.num_engines}, got {self.placement.prior_engine_gpus}: an engine uses "
+                "one GPU or a part of it"
+            )
+        if self.learner.n_devices > 1 and self.runtime == "serial":
+            raise ValueError(
+                "learner.n_devices must be 1 with --runtime serial, which is one process, got "
+                f"{self.learner.n_devices}; use --runtime ray"
             )
 
 

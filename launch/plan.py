@@ -49,10 +49,11 @@ def show_plan(
     preset: str, config: Config, spec: GameSpec, cluster: Cluster, console: Console
 ) -> int:
     """Prints placement and rates; returns the exit code."""
+    device = _device(config, cluster)
     placed = fit(
         cluster.nodes,
-        other_needs(config, _device(config, cluster)),
-        actor_need(config),
+        other_needs(config, device),
+        actor_need(config, device),
         config.acting.num_actors,
     )
     n_actor_nodes = sum(n > 0 for n in placed.actors_by_node)

@@ -19,6 +19,7 @@ from launch.config import Config, ConfigError, fail, parse
 from launch.control.controller import Controller
 from launch.control.ending import end_after_failure, how_to_go_on
 from launch.control.fleet import Fleet
+from launch.control.ground import this_machine
 from launch.control.memory_ladder import with_saved_rung
 from launch.control.preflight import preflight, say
 from launch.control.reporter import Reporter
@@ -134,8 +135,9 @@ def _start_runtime(config: Config, device: str) -> tuple[Runtime, Links]:
     from launch.control.ray_runtime import RayLinks, RayRuntime
 
     needs = placement(config, device)
+    gpus = this_machine().num_gpus if needs.num_gpus else 0.0  # all, since shares of one can't move
     try:
-        runtime = RayRuntime(config.address, num_cpus=needs.num_cpus, num_gpus=needs.num_gpus)
+        runtime = RayRuntime(config.address, num_cpus=needs.num_cpus, num_gpus=gpus)
     except ConnectionError as error:
         fail(
             f"address {config.address!r} leads to no Ray cluster ({error}); check it, or leave "

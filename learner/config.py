@@ -15,6 +15,8 @@ class LearnerConfig:
     """Defaults suit one CPU core; the presets set what was tuned for a game."""
 
     batch_size: int = 128  # samples an update; more is steadier and slower
+    # devices, each with its process and its part of a batch: GPUs of one node, or CPU cores
+    n_devices: int = 1
     accumulate: int = 1  # parts a batch is worked through in; more takes less memory and more time
     sample_interval: int = 1  # updates on each batch drawn; more saves sampling, learns less new
     learning_rate: float = 1e-3  # AdamW step size after the warm-up
@@ -53,6 +55,12 @@ class LearnerConfig:
             "real_steps",
         ):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "not be negative")
+        _require(
+            1 <= self.n_devices <= self.batch_size,
+            "n_devices",
+            self.n_devices,
+            f"lie in [1, learner.batch_size], which is {self.batch_size}",
+        )
         _require(
             0 < self.target_momentum <= 1, "target_momentum", self.target_momentum, "lie in (0, 1]"
         )

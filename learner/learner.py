@@ -16,17 +16,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from learner.bad_numbers import BadBatches, BadStep, columns_not_finite, finite_checks
 from learner.checkpoint import LearnerCounters, load_learner, save_learner
 from learner.config import LearnerConfig
+from learner.gradients import Gradients, LocalGradients
 from learner.health import HealthWatch
-from learner.losses import LossTargets, SampleLosses, at_least_float32, sample_losses
-from learner.measurement import Measured, download, join, kept, measure, split
+from learner.measurement import download, measure
 from learner.partial_restore import FileMatch, load_matching
+from learner.ranks import ParallelGradients, RankSettings
 from learner.weights import NO_VERSION, Weights, WeightSink, snapshot_weights
-from learner.world_model import ModelOutput, WorldModel, WorldModelConfig
+from learner.world_model import WorldModel, WorldModelConfig
 from replay_service.batch_source import BatchSource
 from replay_service.segment import GameSpec
 from replay_service.targets import Batch, TargetConfig
@@ -82,6 +82,12 @@ class Learner:
             self.average_model = copy.deepcopy(self.model).requires_grad_(False)
         self._rng = np.random.default_rng(seed)
         self._optimizer = make_optimizer(self.model, config, self.device)
+        self.gradients: Gradients = LocalGradients(
+            config, targets, self.model, self.target_model, self.device
+        )
+        if config.n_devices > 1:
+            ranks = RankSettings(config, model_config, targets, spec, self.device.type)
+            self.gradients = ParallelGradients(ranks, self.gradients, self.model, self.target_model)
         self._counters = LearnerCounters()
         self._bad_batches = bad_batches
         self._bad_steps: list[BadStep] = []  # of the train call that runs
@@ -168,12 +174,8 @@ class Learner:
         watch = HealthWatch(self.model) if is_watched else None
         self._optimizer.zero_grad(set_to_none=True)
         with watch or nullcontext():
-            parts = [
-                self._accumulate(part, len(batch), n_real)
-                for part in split(batch, self.config.accumulate)
-            ]
+            measured = self.gradients.add(batch, len(batch), n_real)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
-        measured = join(parts)
         columns, errors = measure(measured, norm, batch)
         checks = finite_checks(batch, measured, norm, errors)
         numbers = download(columns | checks)
@@ -187,6 +189,10 @@ class Learner:
                 self._counters.watched = watch.figures()
         priorities = errors.float().cpu().numpy()
         return metrics | {"learning_rate": rate, "real_steps": float(n_real)}, priorities
+
+    def close(self) -> None:
+        """End the processes of other ranks, if there are any."""
+        self.gradients.close()
 
     def save(self, folder: Path) -> None:
         """Write all models, optimizer, counters and RNG below `folder`, without pickle."""
@@ -231,54 +237,6 @@ class Learner:
         )
         self._rng.bit_generator.state = self._counters.rng_state
         return matches
-
-    @property
-    def _uses_bf16(self) -> bool:
-        return self.config.bf16 and self.device.type == "cuda"
-
-    def _accumulate(self, part: Batch, n_samples: int, n_real: int) -> Measured:
-        """Adds the gradient of the samples in `part`, of `n_samples` in the batch."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._uses_bf16):
-            targets = self._loss_targets(part)
-            output = self._predict(part, n_real)
-        losses = sample_losses(output, targets, self.model.support)
-        loss = (part.importance * self._weigh(losses)).sum() / n_samples
-        loss.backward()
-        with torch.no_grad():
-            value = self.model.support.decode(at_least_float32(output.value_logits))
-        return kept(loss, losses, value, targets, output)
-
-    def _predict(self, batch: Batch, n_real: int) -> ModelOutput:
-        n_unroll = self.targets.unroll_steps
-        real = batch.obs[:, :n_real]
-        latents = self.model.encode(real.flatten(0, 1)).unflatten(0, real.shape[:2])
-        return self.model.imagine(latents, batch.action[:, :n_unroll])
-
-    @torch.no_grad()
-    def _loss_targets(self, batch: Batch) -> LossTargets:
-        """The target network over the whole window: bootstrap values and next latents."""
-        latents = self.target_model.encode(batch.obs.flatten(0, 1))
-        latents = latents.unflatten(0, batch.obs.shape[:2])
-        values = self.target_model.values(latents, batch.action)
-        bootstrap = values.gather(1, batch.bootstrap_index)
-        return LossTargets(
-            value=batch.n_step_return + batch.bootstrap_discount * bootstrap,
-            reward=batch.reward,
-            policy=batch.policy,
-            latent=latents[:, 1 : self.targets.unroll_steps + 1],
-            valid=batch.valid,
-            legal=batch.legal,
-        )
-
-    def _weigh(self, losses: SampleLosses) -> Tensor:
-        config = self.config
-        return (
-            config.policy_weight * losses.policy
-            + config.value_weight * losses.value
-            + config.reward_weight * losses.reward
-            + config.latent_weight * losses.latent
-            - config.entropy_weight * losses.entropy
-        )
 
     def _set_learning_rate(self) -> float:
         rate = self.config.learning_rate_at(self.updates)

@@ -32,6 +32,12 @@ class Measured:
     valid: Tensor
     largest_output: Tensor
 
+    def to(self, device: torch.device | str) -> Measured:
+        losses = {f.name: getattr(self.losses, f.name).to(device) for f in fields(SampleLosses)}
+        own = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved = {name: v.to(device) for name, v in own.items() if isinstance(v, Tensor)}
+        return Measured(losses=SampleLosses(**losses), **moved)
+
 
 def split(batch: Batch, n_parts: int) -> list[Batch]:
     """At most `n_parts` parts of nearly equal length, each with the handles of the whole."""

@@ -10,15 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from launch.config import Config
-from launch.control.resources import (
-    ACTOR_RESOURCES,
-    LEARNER_CPUS,
-    LEARNER_GPU_SHARE,
-    LIGHT,
-    PRIOR_ENGINE_GPU_SHARE,
-    REANALYSIS_GPU_SHARE,
-    SEARCH_GPU_SHARE,
-)
+from launch.control.resources import PACKED_ROLES, counts_of, resources_of
+from launch.control.runtime import Resources
 
 ROUNDING = 1e-9  # ten shares of 0.1 are one core
 
@@ -38,6 +31,14 @@ MEMORY_GIB = {
     "driver": 1.25,
 }
 GIB_PER_MB = 1e6 / 2**30
+# For people, by the role of a child.
+ROLES = {"replay": "replay shard"} | {
+    role: role.replace("_", " ")
+    for role in (
+        *("env_actor", "learner", "language_learner", "prior_engine", "search", "reanalyser"),
+        *("evaluator", "weight_server", "monitor"),
+    )
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,7 @@ class Fit:
 
     n_actors:       env actors that have room beside the other processes; 0 if those have none
     actors_by_node: how many of them each node holds, in the nodes' order
-    homes:          the node of each other process that has room, in the order of the needs
+    homes:          the node of each other process that has room, in the order of `in_order`
     missing:        for people, one line a shortage; empty if everything has room
     """
 
@@ -107,36 +108,45 @@ class Fit:
         return not self.missing
 
 
-def actor_need(config: Config) -> Need:
+def actor_need(config: Config, device: str) -> Need:
     """One env actor, as large as one of four environments was measured to be."""
-    cpus, gpus = ACTOR_RESOURCES.num_cpus, ACTOR_RESOURCES.num_gpus
-    return Need("env actor", Amounts(cpus, gpus, MEMORY_GIB["env actor"]))
+    return _need("env_actor", resources_of(config, device)["env_actor"])
 
 
 def other_needs(config: Config, device: str) -> list[Need]:
     """All processes but the env actors, in the order in which they start.
 
-    device: cpu or cuda, of the learner and of whoever shares its GPU
+    device: cpu or cuda, of the learner and of whoever shares GPUs with it
     """
-    on_gpu = 1.0 if device == "cuda" else 0.0
+    of_one = resources_of(config, device)
     ring_gib = config.replay.capacity_mb * GIB_PER_MB / config.replay.num_shards
-    needs = [_need("driver", 0.0)]
-    needs += [_need("replay shard", LIGHT.num_cpus, more_gib=ring_gib)] * config.replay.num_shards
-    needs += [
-        _need("weight server", LIGHT.num_cpus),
-        _need("learner", LEARNER_CPUS, on_gpu * LEARNER_GPU_SHARE),
-    ]
-    if config.prior.enabled:
-        share = PRIOR_ENGINE_GPU_SHARE / config.prior.num_engines
-        needs += [_need("prior engine", 1.0, on_gpu * share)] * config.prior.num_engines
-        if config.language.enabled:
-            needs.append(_need("language learner", LIGHT.num_cpus))
-    if config.search.mode == "served":
-        needs.append(_need("search", 1.0, on_gpu * SEARCH_GPU_SHARE))
-    needs += [_need("monitor", LIGHT.num_cpus), _need("evaluator", LIGHT.num_cpus)]
-    if config.reanalysis.share > 0.0:
-        needs.append(_need("reanalyser", ACTOR_RESOURCES.num_cpus, on_gpu * REANALYSIS_GPU_SHARE))
+    needs = [Need("driver", Amounts(memory_gib=MEMORY_GIB["driver"]))]
+    for role, n in counts_of(config).items():
+        if role != "env_actor":
+            more_gib = ring_gib if role == "replay" else 0.0
+            needs += [_need(role, of_one[role], more_gib)] * n
     return needs
+
+
+def packed_need(config: Config, device: str) -> Need:
+    """Learner, replay and weight server together."""
+    names = [ROLES[role] for role in PACKED_ROLES]
+    members = [need for need in other_needs(config, device) if need.role in names]
+    total = Amounts()
+    for member in members:
+        total = total.minus(member.amounts, times=-1.0)
+    return Need("learner, replay and weight server", total)
+
+
+def packed(needs: Sequence[Need], together: Need) -> list[Need]:
+    """`needs` with those that `packed_need` adds up in one."""
+    names = [ROLES[role] for role in PACKED_ROLES]
+    return [together, *(need for need in needs if need.role not in names)]
+
+
+def in_order(needs: Sequence[Need]) -> list[Need]:
+    """Those with a GPU first, since the others may go anywhere."""
+    return sorted(needs, key=lambda need: -need.amounts.gpus)
 
 
 def fit(nodes: Sequence[Room], needs: Sequence[Need], actor: Need, n_actors: int) -> Fit:
@@ -147,8 +157,7 @@ def fit(nodes: Sequence[Room], needs: Sequence[Need], actor: Need, n_actors: int
     """
     left = [node.amounts for node in nodes]
     homes, missing = [], []
-    # Those with a GPU first, since the others may go anywhere.
-    for need in sorted(needs, key=lambda need: -need.amounts.gpus):
+    for need in in_order(needs):
         place = next((i for i, room in enumerate(left) if room.holds(need.amounts)), None)
         if place is None:
             missing.append(_shortage(need, left))
@@ -164,8 +173,9 @@ def fit(nodes: Sequence[Room], needs: Sequence[Need], actor: Need, n_actors: int
     return Fit(n_actors, n_placed, tuple(by_node), tuple(homes), tuple(missing))
 
 
-def _need(role: str, cpus: float, gpus: float = 0.0, *, more_gib: float = 0.0) -> Need:
-    return Need(role, Amounts(cpus, gpus, MEMORY_GIB[role] + more_gib))
+def _need(role: str, asked: Resources, more_gib: float = 0.0) -> Need:
+    name = ROLES[role]
+    return Need(name, Amounts(asked.num_cpus, asked.num_gpus, MEMORY_GIB[name] + more_gib))
 
 
 def _spread(most: Sequence[int], n: int) -> list[int]:
@@ -215,6 +225,7 @@ def _too_many(actor: Need, n_actors: int, n_placed: int, left: Sequence[Amounts]
     scarce = min(bounds, key=bounds.__getitem__)
     return (
         f"env actors: {n_actors} were asked for, {n_placed} have room beside the other processes; "
-        f"short of {scarce}: {n_more} more need {n_more * wanted.cpus:g} CPUs and "
-        f"{n_more * wanted.memory_gib:.1f} GiB"
+        f"short of {scarce}: {n_more} more need {n_more * wanted.cpus:g} CPUs"
+        + (f", {n_more * wanted.gpus:g} GPUs" if wanted.gpus else "")
+        + f" and {n_more * wanted.memory_gib:.1f} GiB"
     )

@@ -32,8 +32,8 @@ OPEN_CLUSTER = (
 )
 
 
-def check_cluster(address: str, *, allow_open: bool, warn: Callable[[str], None]) -> None:
-    """Returns if a run may join the cluster at `address`, in Ray's words (host:port or auto).
+def check_cluster(address: str, *, allow_open: bool, warn: Callable[[str], None]) -> str:
+    """Returns host:port if a run may join the cluster at `address`, which may be `auto`.
 
     Turns token mode on in this process where the cluster asks for a token and there is one.
     Raises ConfigError, naming what to do, for a cluster that is not there, is open to others than
@@ -51,6 +51,7 @@ def check_cluster(address: str, *, allow_open: bool, warn: Callable[[str], None]
                 )
             warn(f"WARNING: the cluster at {where} {OPEN_CLUSTER}")
     _check_versions(where)
+    return where
 
 
 def _find(address: str) -> str:

@@ -1,7 +1,8 @@
-"""Settings of the controller."""
+"""Settings of the controller, and of where processes go."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -52,6 +53,36 @@ class ControlConfig:
         for name in ("max_rollbacks", "max_restarts", "max_hours"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"control.{name} must not be negative, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementConfig:
+    """Where the processes of a run go, and which share of a GPU each asks Ray for.
+
+    Shares bound nothing but what is placed on a GPU; they matter with a learner on a GPU only.
+    """
+
+    # learner, replay and weight server on one node where one has room for them, which is kept for
+    # them if one of them dies; false leaves each to Ray, and lets it leave a node that is to go
+    pack: bool = True
+    learner_gpus: float = 0.4  # of the learner; with several learner.n_devices a whole one each
+    prior_engine_gpus: float = 0.3  # of all prior engines together, in equal shares
+    search_gpus: float = 0.2  # of the search service, with search.mode served
+    reanalyser_gpus: float = 0.1  # of the reanalyser
+    env_actor_gpus: float = 0.0  # of each env actor that searches itself; 0 searches on its CPU
+
+    def __post_init__(self) -> None:
+        for name in ("learner_gpus", "search_gpus", "reanalyser_gpus"):
+            if not 0.0 < getattr(self, name) <= 1.0:
+                raise ValueError(f"placement.{name} must lie in (0, 1], got {getattr(self, name)}")
+        if not 0.0 < self.prior_engine_gpus < math.inf:
+            raise ValueError(
+                f"placement.prior_engine_gpus must be above 0, got {self.prior_engine_gpus}"
+            )
+        if not 0.0 <= self.env_actor_gpus <= 1.0:
+            raise ValueError(
+                f"placement.env_actor_gpus must lie in [0, 1], got {self.env_actor_gpus}"
+            )
 
 
 def check_no_password(name: str, uri: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from actors.acting import ActorIdentity
@@ -12,17 +13,9 @@ from actors.prior.prior_engine_actor import MAX_CONCURRENT_CALLS, engine_env
 from actors.reanalyze_actor import ReanalyzeActor
 from actors.search import SearchSeat
 from launch.config import Config
-from launch.control.resources import (
-    ACTOR_RESOURCES,
-    LEARNER_CPUS,
-    LEARNER_GPU_SHARE,
-    LIGHT,
-    LIGHT_RESTARTABLE,
-    PRIOR_ENGINE_GPU_SHARE,
-    REANALYSIS_GPU_SHARE,
-    SEARCH_GPU_SHARE,
-)
-from launch.control.runtime import Child, Links, Resources, Runtime
+from launch.control.capacity import packed_need
+from launch.control.resources import PACKED_ROLES, resources_of
+from launch.control.runtime import Child, Links, Runtime
 from launch.control.warm_start import ADAPTERS_FOLDER, served_rank
 from launch.monitoring.monitor import MonitorConfig
 from launch.monitoring.monitor_actor import MonitorActor
@@ -63,6 +56,8 @@ class Fleet:
         self._links = links
         self._run_dir = run_dir.resolve()
         self._device = device
+        self._resources = resources_of(config, device)
+        self.packed: frozenset[str] = frozenset()  # names of those that share a node
         self.env_actors: dict[int, Child] = {}
         self.incarnations: dict[int, int] = {}
         self.prior_engines: list[Child] = []
@@ -74,9 +69,15 @@ class Fleet:
     def start(self, incarnations: dict[int, int]) -> None:
         """Starts every child; `incarnations` come from a checkpoint, so that ids never repeat."""
         config = self._config
+        if config.placement.pack:
+            self._pack()
         self.replays = [self._start_replay(i) for i in range(config.replay.num_shards)]
         self.weight_server = self._runtime.start(
-            "weight-server", "weight_server", WeightServerActor, {}, LIGHT_RESTARTABLE
+            "weight-server",
+            "weight_server",
+            WeightServerActor,
+            {},
+            self._resources["weight_server"],
         )
         self.learner = self._start_learner()
         if config.prior.enabled:
@@ -94,6 +95,19 @@ class Fleet:
         if config.reanalysis.share > 0.0:
             self.reanalyser = self._start_reanalyser()
 
+    def _pack(self) -> None:
+        """Where no node is large enough, Ray places each by itself."""
+        wanted = packed_need(self._config, self._device).amounts
+        nodes = self._runtime.nodes()
+        if not any(n.num_cpus >= wanted.cpus and n.num_gpus >= wanted.gpus for n in nodes):
+            return
+        replays = [f"replay-{i}" for i in range(self._config.replay.num_shards)]
+        roles = {"learner": "learner"} | dict.fromkeys(replays, "replay")
+        roles["weight-server"] = "weight_server"
+        assert set(roles.values()) == set(PACKED_ROLES)
+        self._runtime.pack({name: self._resources[role] for name, role in roles.items()})
+        self.packed = frozenset(roles)
+
     def children(self) -> list[Child]:
         """Every child that is running now."""
         maybe = (self.language_learner, self.search, self.reanalyser)
@@ -109,6 +123,7 @@ class Fleet:
     def start_env_actor(self, index: int) -> Child:
         """Starts env actor `index` with a new incarnation, in place of the one it may replace."""
         self.incarnations[index] += 1
+        has_gpu = self._resources["env_actor"].num_gpus > 0.0
         identity = ActorIdentity(
             self._run_dir.name, index, self.incarnations[index], self._config.seed
         )
@@ -117,7 +132,7 @@ class Fleet:
             "env_actor",
             EnvActor,
             {
-                "player": self._player_config(),
+                "player": self._player_config("cuda" if has_gpu else "cpu"),
                 "acting": self._config.acting,
                 "targets": self._config.targets,
                 "identity": identity,
@@ -126,7 +141,7 @@ class Fleet:
                 "seat": self._seat(index, self.incarnations[index]),
                 "keeps_advantages": self._config.replay.advantages,
             },
-            ACTOR_RESOURCES,
+            self._resources["env_actor"],
         )
         return self.env_actors[index]
 
@@ -156,7 +171,7 @@ class Fleet:
             "monitor",
             MonitorActor,
             {"run_dir": self._run_dir, "config": MonitorConfig()},
-            LIGHT,
+            self._resources["monitor"],
         )
 
     def start_evaluator(self) -> Child:
@@ -173,11 +188,11 @@ class Fleet:
                 "prior_transport": self._prior_transport(self._config.acting.num_actors),
                 "seat": self._seat(self._config.acting.num_actors, self._evaluator_incarnation),
             },
-            LIGHT,
+            self._resources["evaluator"],
         )
 
     def _start_reanalyser(self) -> Child:
-        config, on_gpu = self._config, self._device == "cuda"
+        config = self._config
         return self._runtime.start(
             "reanalyser",
             "reanalyser",
@@ -192,14 +207,11 @@ class Fleet:
                 "weight_source": self._links.weight_source(self.weight_server),
                 "source": self._links.reanalysis_source(self.replays),
             },
-            Resources(
-                num_cpus=ACTOR_RESOURCES.num_cpus,
-                num_gpus=REANALYSIS_GPU_SHARE if on_gpu else 0.0,
-            ),
+            self._resources["reanalyser"],
         )
 
     def _player_config(self, device: str = "cpu") -> PlayerConfig:
-        """The learner's GPU is not shared with searches of one env actor, hence the default."""
+        """GPUs are not shared with the evaluator, hence the default."""
         config = self._config
         return PlayerConfig(
             env=config.env,
@@ -212,7 +224,6 @@ class Fleet:
 
     def _start_prior_engine(self, index: int) -> Child:
         config = self._config
-        on_gpu = self._device == "cuda"
         return self._runtime.start(
             f"prior-engine-{index}",
             "prior_engine",
@@ -223,17 +234,15 @@ class Fleet:
                 "adapters_dir": self._run_dir / ADAPTERS_FOLDER,
                 "device": self._device,
             },
-            Resources(
-                num_cpus=1.0,
-                num_gpus=PRIOR_ENGINE_GPU_SHARE / config.prior.num_engines if on_gpu else 0.0,
+            replace(
+                self._resources["prior_engine"],
                 max_concurrency=MAX_CONCURRENT_CALLS,
-                restartable=True,
                 env_vars=engine_env(self._device),
             ),
         )
 
     def _start_search(self) -> Child:
-        config, on_gpu = self._config, self._device == "cuda"
+        config = self._config
         n_envs = search_seats(config)
         return self._runtime.start(
             "search",
@@ -251,12 +260,7 @@ class Fleet:
                 "weights": self._links.weight_source(self.weight_server),
                 "n_envs": n_envs,
             },
-            Resources(
-                num_cpus=1.0,
-                num_gpus=SEARCH_GPU_SHARE if on_gpu else 0.0,
-                max_concurrency=2 * len(n_envs) + 2,
-                restartable=True,
-            ),
+            replace(self._resources["search"], max_concurrency=2 * len(n_envs) + 2),
         )
 
     def _seat(self, client: int, incarnation: int) -> SearchSeat | None:
@@ -284,8 +288,7 @@ class Fleet:
                 "seed": config.seed + shard * REPLAY_SEED_STREAM,
                 "shard": shard,
             },
-            # A shard among others may come back empty; alone it would take the run's data with it.
-            LIGHT_RESTARTABLE if config.replay.num_shards > 1 else LIGHT,
+            self._resources["replay"],
         )
 
     def _start_learner(self) -> Child:
@@ -307,9 +310,7 @@ class Fleet:
                 "sink": self._links.weight_sink(self.weight_server),
                 "bad_batches_dir": self._run_dir / BAD_BATCHES_FOLDER,
             },
-            Resources(
-                num_cpus=LEARNER_CPUS, num_gpus=LEARNER_GPU_SHARE if self._device == "cuda" else 0.0
-            ),
+            self._resources["learner"],
         )
 
     def _start_language_learner(self) -> Child:
@@ -330,5 +331,5 @@ class Fleet:
                 "bad_batches_dir": self._run_dir / BAD_BATCHES_FOLDER,
                 "device": "cpu",
             },
-            LIGHT,
+            self._resources["language_learner"],
         )

@@ -73,9 +73,9 @@ def next_rung(config: Config, role: str) -> Rung | None:
         n_parts = min(2 * learner.accumulate, learner.batch_size)
         change = f"learner.accumulate {learner.accumulate} -> {n_parts}"
         return Rung(replace(config, learner=replace(learner, accumulate=n_parts)), change)
-    if learner.batch_size == 1:
-        return None
     n_samples = learner.batch_size // 2
+    if n_samples < learner.n_devices:
+        return None
     smaller = replace(learner, batch_size=n_samples, accumulate=n_samples)
     change = f"learner.batch_size {learner.batch_size} -> {n_samples}"
     return Rung(replace(config, learner=smaller), change)

@@ -54,5 +54,7 @@ class NodeWatch:
                 goes_elsewhere=has_refuge,
             )
         for child in on_it:
-            if has_refuge and self._roster.drain(child):
+            # Room elsewhere is kept for packed ones once the node is gone, and not before.
+            is_packed = child.name in self._fleet.packed
+            if has_refuge and not is_packed and self._roster.drain(child):
                 self.wants_checkpoint = True

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,6 +15,7 @@ from actors.envs.game import game_spec
 from actors.search.contexts import pool_sizes
 from launch.config import Config, ConfigError
 from launch.control.fleet import search_seats
+from launch.control.ground import Ground, check_ground, device_on, this_machine
 from launch.control.pacing import make_limiter
 from launch.control.remote_store import RemoteStore
 from launch.control.store_driver import StoreError
@@ -30,7 +33,6 @@ def say(console: Console, text: str) -> None:
 
 def preflight(config: Config, console: Console) -> tuple[GameSpec, str]:
     """The game's shapes and the learner's device. Raises ConfigError with field and remedy."""
-    device = choose_device(config.device, console)
     try:
         spec = game_spec(config.env)
         check_capacity(
@@ -57,8 +59,7 @@ def preflight(config: Config, console: Console) -> tuple[GameSpec, str]:
             f"total_env_steps={config.total_env_steps}: learning would never start; "
             "lower the one or raise the other"
         )
-    if config.runtime == "ray":
-        _check_cluster(config, console)
+    device = _check_machines(config, console)
     if config.run_dir is not None:
         check_writable(config.run_dir)
     if config.control.checkpoint_uri:
@@ -69,15 +70,33 @@ def preflight(config: Config, console: Console) -> tuple[GameSpec, str]:
     return spec, device
 
 
-def _check_cluster(config: Config, console: Console) -> None:
-    """The cluster that the run is to join, if any. Ray is imported only where it is used."""
+def _check_machines(config: Config, console: Console) -> str:
+    """Says what there is and what the run asks for; returns the learner's device."""
+    say_it = partial(say, console)
+    ground = None
+    if config.runtime == "ray":
+        ground = _cluster_to_join(config, say_it)
+    if ground is None:
+        device, ground = choose_device(config.device, console), this_machine()
+    else:
+        device = device_on(ground, config.device, say_it)
+    if config.runtime == "ray":
+        check_ground(config, device, ground, say_it)
+    return device
+
+
+def _cluster_to_join(config: Config, say_it: Callable[[str], None]) -> Ground | None:
+    """None if the run starts Ray here. Ray is imported only where it is used."""
     from launch.control.cluster_check import check_cluster
+    from launch.control.cluster_look import look_at
     from launch.control.ray_runtime import address_to_join
 
     address = address_to_join(config.address)
-    if address is not None:
-        allow_open = config.control.allow_open_cluster
-        check_cluster(address, allow_open=allow_open, warn=lambda text: say(console, text))
+    if address is None:
+        return None
+    return look_at(
+        check_cluster(address, allow_open=config.control.allow_open_cluster, warn=say_it)
+    )
 
 
 def _check_advantages(config: Config) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import ray
@@ -19,6 +19,12 @@ from ray.exceptions import (
     RayError,
     RayTaskError,
 )
+from ray.util.placement_group import (
+    PlacementGroup,
+    placement_group,
+    remove_placement_group,
+)
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.prior.prior_engine_actor import PriorEngineActor, RayPriorTransport
 from actors.search_actor import RaySearchTransport, SearchActor
@@ -26,6 +32,7 @@ from launch.control.descendants import descendants, end_all
 from launch.control.runtime import Call, CallFailed, Child, Node, Resources
 from learner.language.language_learner import TextSource
 from learner.language.language_learner_actor import RayTextSource
+from learner.ranks import RankLostError
 from learner.weight_server_actor import RayWeightSink, RayWeightSource
 from replay_service import BatchSource, JointTextSource, ReplayConfig
 from replay_service.replay_actor import RayBatchSource, RayReanalysisSource
@@ -74,6 +81,8 @@ class RayRuntime:
         least that, since a laptop runs more processes than it has cores.
         """
         address = address_to_join(address)
+        self._group: PlacementGroup | None = None
+        self._members: list[str] = []  # of the group, by bundle
         self._owns_ray = not ray.is_initialized()
         self._processes_before = descendants()
         if not self._owns_ray:
@@ -106,6 +115,18 @@ class RayRuntime:
     def now(self) -> float:
         return time.monotonic()
 
+    def pack(self, members: Mapping[str, Resources]) -> None:
+        self._members = list(members)
+        bundles = [{"CPU": m.num_cpus, "GPU": m.num_gpus} for m in members.values()]
+        self._group = placement_group(
+            [{name: amount for name, amount in b.items() if amount} for b in bundles], "PACK"
+        )
+
+    def _strategy(self, name: str, *, spreads: bool) -> str | PlacementGroupSchedulingStrategy:
+        if name in self._members:
+            return PlacementGroupSchedulingStrategy(self._group, self._members.index(name))
+        return "SPREAD" if spreads else "DEFAULT"
+
     def start(
         self, name: str, role: str, factory: type, kwargs: dict[str, object], resources: Resources
     ) -> Child:
@@ -116,6 +137,7 @@ class RayRuntime:
             max_concurrency=resources.max_concurrency,
             max_restarts=-1 if resources.restartable else 0,
             max_task_retries=0,
+            scheduling_strategy=self._strategy(name, spreads=resources.spreads),
             name=name if resources.restartable else None,  # a replaced child would find it taken
             runtime_env={"env_vars": env_vars},
         )
@@ -166,8 +188,11 @@ class RayRuntime:
             raise CallFailed(call, str(error).strip(), died=True, unavailable=is_away) from error
         except RayTaskError as error:
             is_lost = isinstance(error.cause, ObjectLostError)
+            has_died = isinstance(error.cause, RankLostError)  # in part, so that it is replaced
             cause = str(error).strip()
-            raise CallFailed(call, cause, raised=True, lost_object=is_lost) from error
+            raise CallFailed(
+                call, cause, raised=not has_died, died=has_died, lost_object=is_lost
+            ) from error
         except RayError as error:
             raise CallFailed(call, repr(error), died=True) from error
 
@@ -191,6 +216,8 @@ class RayRuntime:
                 node["NodeManagerHostname"],
                 is_draining=node["NodeID"] in draining,
                 holds_driver=node["NodeID"] == here,
+                num_cpus=node["Resources"].get("CPU", 0.0),
+                num_gpus=node["Resources"].get("GPU", 0.0),
             )
             for node in ray.nodes()
             if node["Alive"]
@@ -201,6 +228,8 @@ class RayRuntime:
 
     def shutdown(self) -> None:
         if not self._owns_ray:
+            if self._group is not None:
+                remove_placement_group(self._group)
             return
         started = descendants() - self._processes_before
         ray.shutdown()

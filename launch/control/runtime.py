@@ -6,7 +6,7 @@ the controller is one loop over ready calls in both runtimes.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -21,6 +21,7 @@ class Resources:
     num_gpus: float = 0.0
     max_concurrency: int = 1
     restartable: bool = False  # Ray's out-of-memory killer takes these first
+    spreads: bool = False  # rather on a node with few of its kind
     env_vars: dict[str, str] = field(default_factory=dict)
 
 
@@ -49,6 +50,8 @@ class Node:
     host: str
     is_draining: bool = False  # it is about to go away
     holds_driver: bool = False
+    num_cpus: float = 0.0  # in all, whether free or not
+    num_gpus: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -130,6 +133,12 @@ class Runtime(Protocol):
 
     def now(self) -> float:
         """Seconds of the clock by which the controller counts deadlines, periods and back-offs."""
+
+    def pack(self, members: Mapping[str, Resources]) -> None:
+        """Keeps room for the children of these names, on one node if one has it, for the run.
+
+        Children of these names that are started from now on go there, successors too.
+        """
 
     def start(
         self, name: str, role: str, factory: type, kwargs: dict[str, object], resources: Resources

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from actors.prior.backend import LocalPriorTransport
 from actors.prior.local_engine import LocalPriorEngine
@@ -35,6 +35,9 @@ class SerialRuntime:
 
     def now(self) -> float:
         return time.monotonic()
+
+    def pack(self, members: Mapping[str, Resources]) -> None:
+        """All are in one process."""
 
     def start(
         self, name: str, role: str, factory: type, kwargs: dict[str, object], resources: Resources

@@ -2,6 +2,7 @@
 on with, and nothing secret left behind."""
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -23,11 +24,14 @@ from ray._private import ray_constants
 from ray._raylet import AuthenticationTokenLoader, GcsClient
 from ray._raylet import Config as RayConfig
 from ray.util.state import list_actors
+from rich.console import Console
 
 from launch import submit
-from launch.config import ConfigError
+from launch.config import ConfigError, parse
 from launch.control.checkpoint import CheckpointStore, verify
 from launch.control.cluster_check import check_cluster
+from launch.control.cluster_look import look_at
+from launch.control.preflight import preflight
 from tests.e2e.artefacts import files_with
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -270,3 +274,38 @@ def test_a_run_joins_only_a_cluster_of_its_own_token_and_versions(head, monkeypa
         finally:
             gcs.internal_kv_put(key, before, True, namespace=where)
     check()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--device", "cuda"], ["device 'cuda'", "1 node, 6 CPUs, 0 GPUs", "--device cpu"]),
+        (
+            ["--num-actors", "32", "--control.min-actors", "5"],
+            ["32 were asked for, 4 have room", "4 env actors would fit", "min_actors is 5"],
+        ),
+        (["--learner.n-devices", "8", "--num-actors", "1"], ["learner", "of the 8.00 that it"]),
+    ],
+)
+def test_what_a_cluster_can_not_hold_is_refused_before_anything_is_started(head, words, said):
+    """The first two are the words of someone with a larger cluster in mind."""
+    wait_until(lambda: not actors(head), "the actors of earlier tests to end")
+    _, config = parse([*CARTPOLE, "--address", head.gcs, *words])
+    with pytest.raises(ConfigError) as refusal:
+        preflight(config, Console(file=io.StringIO()))
+    assert all(part in str(refusal.value) for part in said), refusal.value
+    assert not actors(head)
+    ground = look_at(head.gcs)
+    assert (ground.num_cpus, ground.num_gpus, ground.can_grow) == (6.0, 0.0, False)
+
+
+def test_what_there_is_and_what_has_room_is_said_where_a_run_can_begin(head):
+    shown = io.StringIO()
+    _, config = parse([*CARTPOLE, "--address", head.gcs, "--num-actors", "9"])
+    assert preflight(config, Console(file=shown))[1] == "cpu"
+    text = " ".join(shown.getvalue().split())
+    port = head.gcs.rpartition(":")[2]  # Ray may call this machine by another address
+    assert f":{port}: 1 node, 6 CPUs, 0 GPUs [train]" in text
+    assert "learner, replay and weight server together" in text
+    assert "4 of 9 env actors have room, on 1 node, at most 4 each" in text
+    assert "5 more need 5 CPUs" in text and "begins with what has room" in text

@@ -14,6 +14,7 @@ import yaml
 from actors.env_actor import EnvActor
 from launch import train
 from launch.control import memory_ladder
+from learner.gradients import LocalGradients
 from learner.learner import Learner
 
 SMALL = shlex.split(
@@ -50,14 +51,20 @@ def limit_learner(monkeypatch):
     """From update `begin` on, a pass over more than `most` samples finds too little memory."""
 
     def install(most: int, error: BaseException, begin: int = 0) -> None:
-        real = Learner._predict
+        real, real_update, n_updates = LocalGradients._predict, Learner.update, 0
 
-        def predict(learner, batch, n_real):
-            if len(batch) > most and learner.updates >= begin:
+        def update(learner, batch):
+            nonlocal n_updates
+            n_updates = learner.updates
+            return real_update(learner, batch)
+
+        def predict(gradients, batch, n_real):
+            if len(batch) > most and n_updates >= begin:
                 raise error
-            return real(learner, batch, n_real)
+            return real(gradients, batch, n_real)
 
-        monkeypatch.setattr(Learner, "_predict", predict)
+        monkeypatch.setattr(Learner, "update", update)
+        monkeypatch.setattr(LocalGradients, "_predict", predict)
 
     return install
 
@@ -82,20 +89,20 @@ def test_a_smaller_attempt_has_the_memory_of_the_one_before(tmp_path, monkeypatc
     """In one process too, where nothing but the collector of cycles lets go of it."""
     learners: list[weakref.ref[Learner]] = []
     n_alive: list[int] = []
-    real_init, real = Learner.__init__, Learner._predict
+    real_init, real = Learner.__init__, LocalGradients._predict
 
     def init(learner, *args):
         n_alive.append(sum(earlier() is not None for earlier in learners))
         learners.append(weakref.ref(learner))
         real_init(learner, *args)
 
-    def predict(learner, batch, n_real):
+    def predict(gradients, batch, n_real):
         if len(batch) > 4:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return real(learner, batch, n_real)
+        return real(gradients, batch, n_real)
 
     monkeypatch.setattr(Learner, "__init__", init)
-    monkeypatch.setattr(Learner, "_predict", predict)
+    monkeypatch.setattr(LocalGradients, "_predict", predict)
     assert run(tmp_path / "run", "--auto-memory", "true") == 0
     assert n_alive == [0, 0, 0]
 

@@ -28,6 +28,7 @@ EVERYBODY = {
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory):
     extra = ["--reanalysis.share", "0.5", "--evaluation.final-episodes", "1"]
+    extra += ["--learner.n-devices", "2"]
     run = RealRun(tmp_path_factory.mktemp("losses") / "run", *extra)
     yield run
     run.kill()
@@ -61,6 +62,12 @@ def kill(pid: int, seed: int) -> None:
 
 def wait_for_successor(run: RealRun, name: str, known: dict[str, int]) -> None:
     run.wait_until(lambda: run.pids().get(name) not in (None, known[name]), f"another {name}")
+
+
+def other_ranks(run: RealRun, learner: int) -> list[psutil.Process]:
+    """Processes of the learner beside its own."""
+    below = psutil.Process(learner).children(recursive=True)
+    return [p for p in below if "learner.rank_process" in p.cmdline()]
 
 
 def only_these_failed(run: RealRun, since: float, known: dict[str, int], *names: str) -> None:
@@ -170,6 +177,7 @@ def test_a_killed_learner_goes_on_from_the_checkpoint_and_weights_are_published_
     run, fault_seed
 ):
     began, known = time.time(), run.pids()
+    ranks = other_ranks(run, known["learner"])
     for name in ("learner", "weight-server"):
         kill(known[name], fault_seed)
         wait_for_successor(run, name, known)
@@ -178,6 +186,7 @@ def test_a_killed_learner_goes_on_from_the_checkpoint_and_weights_are_published_
             lambda acted=acted: run.every("weight_version")[-1] > acted + 50,
             f"new weights after the {name}'s death",
         )
+    assert len(ranks) == 1 and not psutil.wait_procs(ranks, timeout=ORPHAN_LIMIT_S)[1]
     (replaced,) = run.events("learner_replaced", began)
     made = [e for e in run.events("checkpoint") if e["timestamp"] < replaced["timestamp"]]
     assert replaced["source"] == made[-1]["path"]
@@ -185,6 +194,24 @@ def test_a_killed_learner_goes_on_from_the_checkpoint_and_weights_are_published_
     assert only_grows(run.every("weight_version")), "acting never turns back"
     assert run.metrics()["skipped_total"] == 0
     only_these_failed(run, began, known, "learner", "weight-server")
+
+
+@pytest.mark.fault(
+    child="a rank of the learner, with several `learner.n_devices`",
+    lost="updates since the newest checkpoint",
+)
+def test_another_learner_takes_over_when_one_of_its_ranks_is_killed(run, fault_seed):
+    began, known = time.time(), run.pids()
+    (rank,) = other_ranks(run, known["learner"])
+    kill(rank.pid, fault_seed)
+    wait_for_successor(run, "learner", known)
+    acted = run.every("weight_version")[-1]
+    run.wait_until(lambda: run.every("weight_version")[-1] > acted + 50, "new weights")
+    (failure,) = run.events("child_failed", began)
+    assert "RankLostError" in failure["cause"]
+    (successor,) = other_ranks(run, run.pids()["learner"])
+    assert successor.pid != rank.pid and not psutil.pid_exists(rank.pid)
+    only_these_failed(run, began, known, "learner")
 
 
 def test_sigterm_ends_in_a_checkpoint_without_orphans_and_the_same_command_goes_on(run):

@@ -38,7 +38,8 @@ class Faults:
 
 def install(module):
     import torch
-    predict, update, spoilt = module.Learner._predict, module.Learner.update, []
+    gradients, update, spoilt = module.LocalGradients, module.Learner.update, []
+    predict = gradients._predict
 
     def starved_predict(self, batch, n_real):
         if len(batch) > 8:
@@ -52,7 +53,7 @@ def install(module):
                 self.model.latent_in.weight[0, 0] = torch.nan
         return update(self, batch)
 
-    module.Learner._predict, module.Learner.update = starved_predict, spoilt_update
+    gradients._predict, module.Learner.update = starved_predict, spoilt_update
 
 sys.meta_path.insert(0, Faults())
 """

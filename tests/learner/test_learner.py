@@ -92,7 +92,7 @@ def test_bootstrap_reads_the_target_network_at_the_bootstrap_index():
     batch = make_batch()
     batch.bootstrap_discount[0, 1] = 0.0
     batch.bootstrap_index[0, 1] = 0
-    targets = learner._loss_targets(batch)
+    targets = learner.gradients.loss_targets(batch)
     latents = learner.target_model.encode(batch.obs.flatten(0, 1)).unflatten(0, (4, 5))
     values = learner.target_model.values(latents, batch.action)
     torch.testing.assert_close(targets.value[1, 2], batch.n_step_return[1, 2] + 0.81 * values[1, 4])

@@ -15,7 +15,7 @@ from launch.control.capacity import (
     fit,
     other_needs,
 )
-from launch.control.resources import LIGHT, placement
+from launch.control.resources import placement
 
 QUARTERS = st.integers(0, 16).map(lambda n: n / 4)
 AMOUNTS = st.builds(Amounts, QUARTERS, st.integers(0, 2).map(float), QUARTERS)
@@ -81,10 +81,9 @@ def test_the_cores_are_those_that_a_run_asks_ray_for(name, is_served, share):
         replay=replace(config.replay, num_shards=3),
     )
     others = sum(need.amounts.cpus for need in other_needs(config, "cuda"))
-    actors = config.acting.num_actors * actor_need(config).amounts.cpus
-    tuning = LIGHT.num_cpus * (config.prior.enabled and config.language.enabled)  # left out there
+    actors = config.acting.num_actors * actor_need(config, "cpu").amounts.cpus
     wanted = placement(config, "cuda")
-    assert others + actors - tuning == pytest.approx(wanted.num_cpus)
+    assert others + actors == pytest.approx(wanted.num_cpus)
     assert sum(need.amounts.gpus for need in other_needs(config, "cuda")) <= wanted.num_gpus + 1e-9
     assert sum(need.amounts.gpus for need in other_needs(config, "cpu")) == 0.0
 
@@ -92,20 +91,20 @@ def test_the_cores_are_those_that_a_run_asks_ray_for(name, is_served, share):
 def test_what_is_missing_is_named_with_how_many_would_fit():
     config = Config()
     small = Room("small", Amounts(cpus=8.0, memory_gib=64.0))
-    placed = fit([small], other_needs(config, "cpu"), actor_need(config), 100)
+    placed = fit([small], other_needs(config, "cpu"), actor_need(config, "cpu"), 100)
     assert not placed.is_whole and 0 < placed.n_actors < 8
     (line,) = placed.missing
     assert f"100 were asked for, {placed.n_actors} have room" in line and "short of CPUs" in line
     tight = Room("tight", Amounts(cpus=100.0, memory_gib=8.0))
-    placed = fit([tight], other_needs(config, "cpu"), actor_need(config), 100)
+    placed = fit([tight], other_needs(config, "cpu"), actor_need(config, "cpu"), 100)
     assert placed.missing and "short of memory" in placed.missing[0]
 
 
 def test_a_learner_on_a_gpu_needs_a_node_that_has_one():
     config = Config()
     nodes = [Room(f"node-{i}", Amounts(cpus=64.0, memory_gib=256.0)) for i in range(2)]
-    placed = fit(nodes, other_needs(config, "cuda"), actor_need(config), 4)
+    placed = fit(nodes, other_needs(config, "cuda"), actor_need(config, "cpu"), 4)
     assert placed.n_actors == 0 and any("of a GPU" in line for line in placed.missing)
     nodes.append(Room("gpu", Amounts(cpus=8.0, gpus=1.0, memory_gib=32.0)))
-    placed = fit(nodes, other_needs(config, "cuda"), actor_need(config), 4)
+    placed = fit(nodes, other_needs(config, "cuda"), actor_need(config, "cpu"), 4)
     assert placed.is_whole and "gpu" in placed.homes
