@@ -17,7 +17,7 @@ CONNECT_S = 5
 ANSWER_S = 30.0
 SSH_FAILED = 255  # ssh's own code; any other is that of the command
 QUESTION = (
-    "command -v rsync > /dev/null && echo rsync;"
+    "rsync --version > /dev/null 2>&1 && echo rsync;"
     "python3.11 -c 'import platform; print(platform.python_version())' 2> /dev/null; true"
 )
 
@@ -36,9 +36,7 @@ def check_hosts(complete: LauncherFile) -> dict[str, str]:
     for address, answer in zip(addresses, answers, strict=True):
         words = answer.split()
         if "rsync" not in words:
-            raise ConfigError(
-                f"{address} has no rsync, by which Ray brings files there: install it"
-            )
+            raise ConfigError(f"{address} has no rsync, which brings files there: install it")
         versions[address] = "".join(word for word in words if word != "rsync")
     first = addresses[0]
     for address, version in versions.items():
@@ -51,14 +49,10 @@ def check_hosts(complete: LauncherFile) -> dict[str, str]:
 
 
 def _ask(address: str, auth: dict[str, str]) -> str:
-    key = (
-        ["-i", str(Path(auth["ssh_private_key"]).expanduser())]
-        if auth.get("ssh_private_key")
-        else []
-    )
+    key = Path(auth["ssh_private_key"]).expanduser()
     options = ["BatchMode=yes", f"ConnectTimeout={CONNECT_S}", "StrictHostKeyChecking=accept-new"]
-    words = ["ssh", *key, *(word for option in options for word in ("-o", option))]
-    target = f"{auth['ssh_user']}@{address}" if auth.get("ssh_user") else address
+    words = ["ssh", "-i", str(key), *(word for option in options for word in ("-o", option))]
+    target = f"{auth['ssh_user']}@{address}"
     try:
         done = subprocess.run(
             [*words, target, QUESTION],

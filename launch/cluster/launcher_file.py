@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import yaml
@@ -48,7 +49,7 @@ REQUIRED_KEYS = {
     "local": ("head_ip", "worker_ips"),
 }
 
-LauncherFile = dict[str, object]
+LauncherFile = dict[str, Any]  # what YAML holds, once it fits Ray's schema
 
 
 def read_launcher_file(path: Path) -> LauncherFile:
@@ -71,9 +72,7 @@ def read_launcher_file(path: Path) -> LauncherFile:
 def _load(path: Path) -> LauncherFile:
     try:
         if path.stat().st_size > LARGEST_FILE_BYTES:
-            raise ConfigError(
-                f"{path} is larger than {LARGEST_FILE_BYTES:,} bytes: not such a file"
-            )
+            raise ConfigError(f"{path} has more than {LARGEST_FILE_BYTES:,} bytes: not such a file")
         written = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(
@@ -119,6 +118,9 @@ def _of_provider(written: LauncherFile) -> Iterator[str]:
         for key in ("available_node_types", "head_node_type"):
             if key in written:
                 yield f"{key} is not for provider local, where Ray knows one group of machines"
+        for key in ("ssh_user", "ssh_private_key"):
+            if key not in written.get("auth", {}):
+                yield f"auth.{key} must be given: with it the first machine reaches the others"
     elif "available_node_types" not in written:
         yield f"available_node_types must be given for {kind}"
     if kind == "azure":

@@ -1,6 +1,6 @@
-"""Hosts on one machine: each has its own network, processes, name, home and /tmp, and an ssh server.
+"""Hosts on one machine: each with a network, processes, a name, a home, /tmp and an ssh server.
 
-They share everything else: the file system below other folders, cores and memory. Needs root. The
+They share everything else: the file system but for these, cores and memory. Needs root. The
 machine's own network is not touched, and nothing outlives the process that made the hosts: all of
 it hangs on processes that end with that one.
 """

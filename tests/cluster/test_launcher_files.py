@@ -1,4 +1,4 @@
-"""The files for `ray up`, by Ray's own schema and rules, and by the check that users are told of."""
+"""The files for `ray up`, by Ray's own schema and rules and by the check for users."""
 
 from __future__ import annotations
 
@@ -150,6 +150,7 @@ WRONG = {
         lambda c: c.update(head_start_ray_commands=["ray start --head"]),
         "head_start_ray_commands must set RAY_AUTH_MODE=token",
     ),
+    "no key": (lambda c: c["auth"].pop("ssh_private_key"), "auth.ssh_private_key must be given"),
     "token stays": (lambda c: c.update(file_mounts={}), "file_mounts must bring the token"),
 }
 
@@ -218,10 +219,11 @@ from launch.cluster.hosts import check_hosts
 from launch.config import ConfigError
 
 first, key, *others = sys.argv[1:]
+auth = {"ssh_user": "root", "ssh_private_key": key}
 for address in others:
     provider = {"head_ip": first, "worker_ips": [address]}
     try:
-        said = sorted(check_hosts({"provider": provider, "auth": {"ssh_private_key": key}}))
+        said = sorted(check_hosts({"provider": provider, "auth": auth}))
     except ConfigError as error:
         said = str(error)
     print(json.dumps(said))

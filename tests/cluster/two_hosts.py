@@ -131,7 +131,8 @@ def two_hosts(lan: Lan, first: Host, second: Host, run_dir: Path) -> None:
     finally:
         run.kill()
     timed("ray down", lambda: first.run(f"{RAY} down -y ~/my-cluster.yaml", LIMIT_S))
-    left = [process.name() for process in first.processes() if "ray" in " ".join(words_of(process))]
+    left = [" ".join(words_of(process))[:100] for process in first.processes()]
+    left = [words for words in left if "ray::" in words or "/ray/" in words]
     assert not left, f"ray down left {left}"
 
 
