@@ -250,5 +250,5 @@ def test_machines_are_asked_before_ray_is(tmp_path: Path) -> None:
     assert said[fine] == [first, fine]
     assert f"{bare} has no rsync" in said[bare]
     assert f"{older} has Python 3.11.0, but {first} has" in said[older]
-    assert f"no way to {locked} by ssh" in said[locked] and "Permission denied" in said[locked]
-    assert f"no way to {absent} by ssh" in said[absent]
+    assert f"no way to root@{locked} by ssh" in said[locked] and "Permission denied" in said[locked]
+    assert f"no way to root@{absent} by ssh" in said[absent]
