@@ -25,7 +25,7 @@ SSHD = Path("/usr/sbin/sshd")
 ROOT = Path(__file__).resolve().parents[2]
 HOME = Path(pwd.getpwuid(0).pw_dir)  # where ssh leads root
 KEY = Path(".ssh/id_ed25519")  # below a host's home
-START_LIMIT_S = 20.0
+START_LIMIT_S = 60.0
 # Ends with the one who started it, and so does what it starts.
 BOUND = ["setpriv", "--pdeathsig", "KILL", "unshare", "--kill-child"]
 
@@ -100,7 +100,7 @@ class Host:
         login = ["env", "-i", f"HOME={HOME}", "USER=root", "LANG=C.UTF-8", f"PATH={os.defpath}"]
         return [*inside, *login, *words]
 
-    def run(self, script: str, limit_s: float = 60.0) -> str:
+    def run(self, script: str, limit_s: float = 120.0) -> str:
         """Output of a shell script there, as after a login. AssertionError if it fails."""
         done = subprocess.run(
             self.command("bash", "--login", "-c", script),
