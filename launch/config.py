@@ -27,6 +27,7 @@ from launch.control.config import ControlConfig, check_no_password
 from launch.control.rate_limiter import RateLimiterConfig
 from launch.control.schedule import ScheduleConfig
 from launch.setting_types import SettingError, shown, typed
+from launch.tracing.config import TraceConfig
 from learner.config import LearnerConfig
 from learner.language.config import LanguageConfig
 from learner.world_model import WorldModelConfig
@@ -44,9 +45,17 @@ SHORT_OPTIONS = {
     "--max-hours": "--control.max-hours",
     "--auto-memory": "--control.auto-memory",
     "--allow-open-cluster": "--control.allow-open-cluster",
+    "--slow-step-trace-threshold": "--trace.slow-step-s",
+    "--slow-step-trace-window": "--trace.window-s",
+    "--profile": "--trace.profile",
 }
 # May stand alone, which means true.
-SWITCHES = ("--resume-relaxed", "--control.auto-memory", "--control.allow-open-cluster")
+SWITCHES = (
+    "--resume-relaxed",
+    "--control.auto-memory",
+    "--control.allow-open-cluster",
+    "--trace.profile",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +76,7 @@ class Config:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     control: ControlConfig = field(default_factory=ControlConfig)
+    trace: TraceConfig = field(default_factory=TraceConfig)
 
     total_env_steps: int = 10_000  # env steps to collect over all actors before the run ends
     seed: int = 0  # every random stream of the run derives from it

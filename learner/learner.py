@@ -29,6 +29,7 @@ from learner.weights import NO_VERSION, Weights, WeightSink, snapshot_weights
 from learner.world_model import ModelOutput, WorldModel, WorldModelConfig
 from replay_service.batch_source import BatchSource
 from replay_service.segment import GameSpec
+from replay_service.stage_times import add_seconds
 from replay_service.targets import Batch, TargetConfig
 
 
@@ -121,21 +122,19 @@ class Learner:
         seconds = {"sample_wait": 0.0, "transfer": 0.0, "compute": 0.0, "publish": 0.0}
         for i in range(n_updates):
             if i % self.config.sample_interval == 0:
-                start = time.perf_counter()
+                mark = time.perf_counter()
                 drawn = source.next()
-                arrived = time.perf_counter()
+                mark = add_seconds(seconds, "sample_wait", mark)
                 batch = drawn.to(self.device)
-                seconds["sample_wait"] += arrived - start
-                seconds["transfer"] += time.perf_counter() - arrived
-            sampled = time.perf_counter()
+                add_seconds(seconds, "transfer", mark)
+            mark = time.perf_counter()
             metrics, priorities = self.update(batch)
             source.update_priorities(batch.handles, priorities)
-            computed = time.perf_counter()
+            mark = add_seconds(seconds, "compute", mark)
             is_due = self.updates % self.config.publish_every == 0
             if sink is not None and is_due and not self._n_bad_in_a_row:
                 sink.push(self.weights())
-            seconds["compute"] += computed - sampled
-            seconds["publish"] += time.perf_counter() - computed
+            add_seconds(seconds, "publish", mark)
             if not self._n_bad_in_a_row:
                 for name, value in metrics.items():
                     sums[name] += value
