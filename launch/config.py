@@ -23,6 +23,7 @@ from actors.evaluation import EvaluationConfig
 from actors.prior.config import PriorConfig
 from actors.reanalysis import ReanalysisConfig
 from actors.search import SearchConfig
+from launch.control.adaptive import AdaptiveConfig
 from launch.control.config import ControlConfig, check_no_password
 from launch.control.rate_limiter import RateLimiterConfig
 from launch.control.schedule import ScheduleConfig
@@ -76,6 +77,7 @@ class Config:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     control: ControlConfig = field(default_factory=ControlConfig)
+    adaptive: AdaptiveConfig = field(default_factory=AdaptiveConfig)
     trace: TraceConfig = field(default_factory=TraceConfig)
 
     total_env_steps: int = 10_000  # env steps to collect over all actors before the run ends

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from learner.bad_numbers import BadBatches, BadStep, columns_not_finite, finite_checks
 from learner.checkpoint import LearnerCounters, load_learner, save_learner
-from learner.config import LearnerConfig
+from learner.config import LearnerConfig, StepScales
 from learner.health import HealthWatch
 from learner.losses import LossTargets, SampleLosses, at_least_float32, sample_losses
 from learner.measurement import Measured, download, join, kept, measure, split
@@ -86,6 +86,7 @@ class Learner:
         self._counters = LearnerCounters()
         self._bad_batches = bad_batches
         self._bad_steps: list[BadStep] = []  # of the train call that runs
+        self._scales = StepScales()  # of the same
         self._n_bad_in_a_row = 0
 
     @property
@@ -110,14 +111,20 @@ class Learner:
         """The averaged model as publishable arrays."""
         return snapshot_weights(self.average_model, self.version)
 
-    def train(self, n_updates: int, source: BatchSource, sink: WeightSink | None) -> TrainReport:
+    def train(
+        self,
+        n_updates: int,
+        source: BatchSource,
+        sink: WeightSink | None,
+        scales: StepScales | None = None,
+    ) -> TrainReport:
         """Run `n_updates` updates; publishes to `sink` every `publish_every` of them.
 
         A batch is drawn for the first and then for every `sample_interval`-th update; the others
         train on it again, and send newer priorities for the same positions. Nothing is published
         right after an update that was not finite: what is wrong may be the weights.
         """
-        self._bad_steps = []
+        self._bad_steps, self._scales = [], scales or StepScales()
         sums: dict[str, float] = defaultdict(float)
         seconds = {"sample_wait": 0.0, "transfer": 0.0, "compute": 0.0, "publish": 0.0}
         for i in range(n_updates):
@@ -276,11 +283,11 @@ class Learner:
             + config.value_weight * losses.value
             + config.reward_weight * losses.reward
             + config.latent_weight * losses.latent
-            - config.entropy_weight * losses.entropy
+            - config.entropy_weight * self._scales.entropy_weight * losses.entropy
         )
 
     def _set_learning_rate(self) -> float:
-        rate = self.config.learning_rate_at(self.updates)
+        rate = self.config.learning_rate_at(self.updates) * self._scales.learning_rate
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         return rate

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -79,24 +79,37 @@ class AdaptiveState:
         return {**asdict(self), "block": list(self.block)}
 
     @classmethod
-    def from_json(cls, content: Mapping[str, object], config: AdaptiveConfig) -> AdaptiveState:
-        """Scales are brought within the bounds of `config`, which may be new ones.
-
-        Raises ValueError naming the field that can't be one.
-        """
+    def from_json(cls, content: object) -> AdaptiveState:
+        """What `to_json` made. Raises ValueError naming the field that can't be one."""
+        if not isinstance(content, Mapping):
+            raise ValueError(f"adaptive must hold counters, got {str(content)[:100]}")
+        is_new = content.get("reference_mean") is None
+        is_unchanged = content.get("changed_at") is None
         return cls(
-            learning_rate=_clip(_number(content, "learning_rate"), config, "learning_rate"),
-            exploration=_clip(_number(content, "exploration"), config, "exploration"),
-            block=_block(content)[-config.episodes_per_look + 1 :]
-            if config.episodes_per_look > 1
-            else (),
-            reference_mean=None
-            if content.get("reference_mean") is None
-            else _number(content, "reference_mean"),
+            learning_rate=_number(content, "learning_rate", least=0.0),
+            exploration=_number(content, "exploration", least=0.0),
+            block=_block(content),
+            reference_mean=None if is_new else _number(content, "reference_mean"),
             reference_std=_number(content, "reference_std", least=0.0),
             n_stalled=_count(content, "n_stalled"),
-            changed_at=None if content.get("changed_at") is None else _count(content, "changed_at"),
+            changed_at=None if is_unchanged else _count(content, "changed_at"),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Scales:
+    """What settings are multiplied by; 1 changes nothing."""
+
+    learning_rate: float = 1.0
+    exploration: float = 1.0
+
+
+def scales_of(state: AdaptiveState, config: AdaptiveConfig) -> Scales:
+    """Those in force: within the bounds, which may be newer than the state, and 1 where off."""
+    return Scales(
+        _clip(state.learning_rate, config, "learning_rate") if config.learning_rate else 1.0,
+        _clip(state.exploration, config, "exploration") if config.exploration else 1.0,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +134,13 @@ def observe(
         return state, None
     block = (*state.block, episode_return)
     if len(block) < config.episodes_per_look:
-        return _with(state, block=block), None
+        return replace(state, block=block), None
     mean, std = float(np.mean(block)), float(np.std(block))
-    state = _with(state, block=())
+    state = replace(state, block=())
+    if not math.isfinite(mean) or not math.isfinite(std):  # sums of returns near 1e308
+        return state, None
     if state.reference_mean is None:
-        return _with(state, reference_mean=mean, reference_std=std, n_stalled=0), None
+        return replace(state, reference_mean=mean, reference_std=std, n_stalled=0), None
     reference = state.reference_mean
     least_gain = max(config.min_gain * state.reference_std, TINY * max(1.0, abs(reference)))
     is_better = mean > reference + least_gain
@@ -133,8 +148,8 @@ def observe(
     is_stalled = n_stalled >= config.stall_looks
     cause = "improvement" if is_better else "stall" if is_stalled else ""
     if is_better:
-        state = _with(state, reference_mean=mean, reference_std=std)
-    state = _with(state, n_stalled=n_stalled)
+        state = replace(state, reference_mean=mean, reference_std=std)
+    state = replace(state, n_stalled=n_stalled)
     if not cause or not _may_change(state, config, env_steps):
         return state, None
     return _changed(state, config, cause, mean, reference, env_steps)
@@ -170,10 +185,6 @@ def _changed(
 def _clip(value: float, config: AdaptiveConfig, name: str) -> float:
     low, high = getattr(config, f"{name}_min"), getattr(config, f"{name}_max")
     return min(high, max(low, value))
-
-
-def _with(state: AdaptiveState, **changes: object) -> AdaptiveState:
-    return AdaptiveState(**{**asdict(state), **changes})
 
 
 def _block(content: Mapping[str, object]) -> tuple[float, ...]:

@@ -33,6 +33,7 @@ SAFE_TO_CHANGE = (
     "runtime",
     "device",
     "acting.",
+    "adaptive.",
     "control.",
     "evaluation.",
     "language.",
