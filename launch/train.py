@@ -120,7 +120,7 @@ def _run(
         reporter = Reporter(run.path, writer, table, period_s=config.control.log_period_s)
         reporter.times = runtime.shares
         controller = Controller(config, runtime, fleet, run, reporter, stop)
-        with runtime.watching(reporter.event):
+        with runtime.watching(reporter.event, table.busy):
             try:
                 controller.run()
             except Exception as failure:  # of whatever kind: what was learned must not be lost

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
+LARGEST = 1e300  # return that is taken in
 TINY = 1e-12  # relative: returns that differ by less are equal up to rounding
 
 
@@ -128,16 +129,16 @@ def observe(
 ) -> tuple[AdaptiveState, Change | None]:
     """What follows from one more finished episode, at `env_steps` of the run.
 
-    A return that is not finite is passed over.
+    A return that is not finite, or beyond LARGEST, is passed over.
     """
-    if not math.isfinite(episode_return):
+    if not abs(episode_return) <= LARGEST:
         return state, None
     block = (*state.block, episode_return)
     if len(block) < config.episodes_per_look:
         return replace(state, block=block), None
     mean, std = float(np.mean(block)), float(np.std(block))
     state = replace(state, block=())
-    if not math.isfinite(mean) or not math.isfinite(std):  # sums of returns near 1e308
+    if not math.isfinite(mean) or not math.isfinite(std):  # squares of very large returns
         return state, None
     if state.reference_mean is None:
         return replace(state, reference_mean=mean, reference_std=std, n_stalled=0), None
@@ -197,7 +198,7 @@ def _block(content: Mapping[str, object]) -> tuple[float, ...]:
 def _number(content: Mapping[str, object], name: str, *, least: float = -math.inf) -> float:
     value = content.get(name)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not least <= value < math.inf:
+    if not is_number or not max(least, -LARGEST) <= value <= LARGEST:
         raise ValueError(f"adaptive.{name} must be a finite number, got {str(value)[:100]}")
     return float(value)
 

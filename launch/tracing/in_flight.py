@@ -17,6 +17,7 @@ class Ask:
     method: str
     issued_at: float
     is_first: bool  # of its kind to this process, which then compiles and loads
+    args: tuple[object, ...] = ()
     is_counted: bool = False  # as a slow step
 
 
@@ -42,9 +43,9 @@ class InFlight:
         self._answered_at: dict[Child, float] = {}
         self._known: dict[Child, set[str]] = {}  # methods that it has answered
 
-    def begin(self, child: Child, method: str, now: float) -> Ask:
+    def begin(self, child: Child, method: str, now: float, args: tuple[object, ...] = ()) -> Ask:
         with self._lock:
-            ask = Ask(child, method, now, method not in self._known.get(child, ()))
+            ask = Ask(child, method, now, method not in self._known.get(child, ()), args)
             self._asks.setdefault(child, {})[ask] = None
             return ask
 

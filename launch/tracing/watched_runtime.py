@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 
 from launch.control.runtime import Call, CallFailed, Child, Node, Resources, Runtime
+from launch.tracing.busy_line import busy_line
 from launch.tracing.config import TraceConfig
 from launch.tracing.in_flight import Ask, InFlight
 from launch.tracing.profile import Profile
@@ -23,6 +24,7 @@ from launch.tracing.times_file import write_times
 from launch.tracing.trace_file import DEADLINE, SLOW_STEP, Trace, TraceFiles
 
 Tell = Callable[..., None]  # the kind of an event, and its fields
+BUSY_PERIOD_S = 1.0
 DEADLINE_TRACES_APART_S = 30.0  # a node that is lost takes many calls along
 SERIAL = "serial"
 
@@ -48,14 +50,16 @@ class WatchedRuntime:
         self._slow = SlowWatch(config, self._in_flight, self._look, self.now)
         self._profile = Profile(run_dir, config.profile_s) if config.profile else None
         self._tell: Tell | None = None
+        self._busy: Callable[[str], None] | None = None
+        self._busy_at = float("-inf")
         self._written_at = self._deadline_traced_at = float("-inf")
         self._turn_began = time.perf_counter()
 
     # ------------------------------------------------------------------ around a run
 
-    def watching(self, tell: Tell) -> WatchedRuntime:
-        """Events go to `tell`, in the main thread."""
-        self._tell = tell
+    def watching(self, tell: Tell, busy: Callable[[str], None]) -> WatchedRuntime:
+        """In the main thread events go to `tell`, and lines on long work to `busy`."""
+        self._tell, self._busy = tell, busy
         return self
 
     def __enter__(self) -> WatchedRuntime:
@@ -72,7 +76,7 @@ class WatchedRuntime:
         self._pass_on_alerts()
         self._write_times(is_over=True)
         self._finish_profile(at_once=True)
-        self._tell = None
+        self._tell = self._busy = None
 
     def shares(self) -> dict[str, float]:
         """See TimeBook.metrics."""
@@ -97,7 +101,7 @@ class WatchedRuntime:
         deadline_s: float,
         with_payload: bool = False,
     ) -> Call:
-        ask = self._in_flight.begin(child, method, self.now())
+        ask = self._in_flight.begin(child, method, self.now(), args)
         began = time.perf_counter()
         call = self._runtime.call(
             child, method, *args, deadline_s=deadline_s, with_payload=with_payload
@@ -114,6 +118,7 @@ class WatchedRuntime:
         self._pass_on_alerts()
         self._write_times()
         self._finish_profile()
+        self._say_busy()
         ready = self._runtime.wait(calls, timeout_s)
         ended = time.perf_counter()
         self.book.driver("work", began - self._turn_began)
@@ -233,6 +238,12 @@ class WatchedRuntime:
         self._written_at = now
         children, work = list(self._children.values()), self._in_flight.work()
         write_times(self._run_dir, self.book, children, work, now)
+
+    def _say_busy(self) -> None:
+        now = self.now()
+        if self._busy is not None and now - self._busy_at >= BUSY_PERIOD_S:
+            self._busy_at = now
+            self._busy(busy_line(self._in_flight.work(), now))
 
     def _finish_profile(self, *, at_once: bool = False) -> None:
         if self._profile is None or self._tell is None:

@@ -51,7 +51,7 @@ def test_slow_steps_leave_stacks_taken_while_they_are_slow(tmp_path):
     config = TraceConfig(slow_step_s=0.1, slow_steps=2, window_s=60.0)
     runtime, events = WatchedRuntime(SerialRuntime(), config, tmp_path, 0.0), []
     child = runtime.start("learner", "learner", Slow, {}, Resources())
-    with runtime.watching(told(events)):
+    with runtime.watching(told(events), lambda line: None):
         train(runtime, child, 0.5)  # the first of its kind does not count
         train(runtime, child, 0.0)
         train(runtime, child, 0.5)
@@ -74,7 +74,7 @@ def test_slow_steps_leave_stacks_taken_while_they_are_slow(tmp_path):
 def test_without_a_threshold_nothing_is_watched(tmp_path):
     runtime, events = WatchedRuntime(SerialRuntime(), TraceConfig(), tmp_path, 0.0), []
     child = runtime.start("learner", "learner", Slow, {}, Resources())
-    with runtime.watching(told(events)):
+    with runtime.watching(told(events), lambda line: None):
         for _ in range(4):
             train(runtime, child, 0.05)
     assert events == [] and [p.name for p in tmp_path.iterdir()] == ["timings.json"]
@@ -85,7 +85,7 @@ def test_a_missed_deadline_leaves_stacks_and_says_who_waits_for_whom(tmp_path):
     child = runtime.start("env-actor-0", "env_actor", Slow, {}, Resources())
     call = runtime.call(child, "train", 1.0, deadline_s=0.0)
     other = runtime.call(child, "train", 1.0, deadline_s=0.0)
-    with runtime.watching(told(events)):
+    with runtime.watching(told(events), lambda line: None):
         for late in (call, other):
             with pytest.raises(CallFailed):
                 runtime.value(late)
@@ -101,7 +101,7 @@ def test_a_profile_covers_the_window_after_the_first_updates(tmp_path):
     config = TraceConfig(profile=True, profile_s=0.3)
     runtime, events = WatchedRuntime(SerialRuntime(), config, tmp_path, 0.0), []
     child = runtime.start("learner", "learner", Slow, {}, Resources())
-    with runtime.watching(told(events)):
+    with runtime.watching(told(events), lambda line: None):
         for _ in range(8):
             train(runtime, child, 0.1)
     assert events == [("profile_written", {"file": "profile.json"})]
