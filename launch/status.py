@@ -47,8 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def print_status(status: RunStatus, console: Console, *, n_alerts: int) -> None:
     """Newest facts first; the newest `n_alerts` alerts at the end."""
-    seen = "no record yet" if status.newest_age_s is None else f"{_age(status.newest_age_s)} ago"
-    console.print(f"[bold]{escape(str(status.run_dir))}[/bold]: {status.state}, last record {seen}")
+    age_s = status.newest_age_s
+    seen = "nothing recorded yet" if age_s is None else f"last record {_age(age_s)} ago"
+    headline = f"[bold]{escape(str(status.run_dir))}[/bold]: {status.state}, {seen}"
+    console.print(headline, soft_wrap=True)
     if status.state == "silent":
         console.print("nothing is written any more: it was killed, or the whole driver is stuck")
     shown = [(label, number(status.metrics.get(name))) for label, name in FIGURES]

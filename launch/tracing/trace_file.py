@@ -75,7 +75,8 @@ class TraceFiles:
             path = self._run_dir / f"{kind}_{stamp}-{number}.log"
         try:
             path.write_text(text, encoding="utf-8")
-            for old in sorted(self._run_dir.glob(f"{kind}_*.log"))[:-MOST_FILES]:
+            files = sorted(self._run_dir.glob(f"{kind}_*.log"), key=lambda p: p.stat().st_mtime_ns)
+            for old in files[:-MOST_FILES]:
                 old.unlink(missing_ok=True)
         except OSError as error:
             _log.warning("[monitor] cannot write %s (%s)", path, error)

@@ -177,7 +177,13 @@ values = st.one_of(
 )
 
 
-@given(st.dictionaries(st.sampled_from([*AdaptiveState().to_json()]), values | st.lists(values)))
+@given(
+    st.dictionaries(
+        st.sampled_from([*AdaptiveState().to_json()]),
+        values | st.lists(values, max_size=3),
+        max_size=3,
+    )
+)
 def test_any_saved_state_is_finite_or_refused_by_name(changes):
     content = {**AdaptiveState().to_json(), **changes}
     try:
