@@ -77,27 +77,31 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _table(rows: Sequence[ProcessRow]) -> Table:
-    table = Table("process", "pid", "state", "last answer", "at work", "queue", "time", "failed")
+    """Two lines a process, within 80 columns for most."""
+    table = Table(box=None, pad_edge=False, title_justify="left", title="at the last record:")
+    for header in ("process", "pid", "state", "last answer"):
+        table.add_column(header, no_wrap=True)
+    table.add_column("at work; time so far")
     for row in rows:
-        answered = f"{row.phase} {_age(row.age_s)} ago" if row.age_s is not None else row.phase
-        work = f"{row.work} for {_age(row.work_s)}" if row.work_s is not None else row.work
         stages = list(row.stages.items())[:MOST_STAGES]
-        table.add_row(
-            *map(
-                escape,
-                (
-                    row.name,
-                    str(row.pid or ""),
-                    row.state,
-                    answered,
-                    work,
-                    "" if row.queued is None else str(row.queued),
-                    ", ".join(f"{stage} {share:.0f}%" for stage, share in stages),
-                    str(row.failures or ""),
-                ),
-            )
+        time_so_far = ", ".join(f"{stage} {share:.0f}%" for stage, share in stages)
+        failed = f"failed {row.failures} times" if row.failures else ""
+        cells = (
+            row.name,
+            str(row.pid or ""),
+            row.state,
+            f"{row.phase} {_age(row.age_s)} ago" if row.age_s is not None else row.phase,
+            "\n".join(filter(None, (_work(row), time_so_far, failed))),
         )
+        table.add_row(*map(escape, cells))
     return table
+
+
+def _work(row: ProcessRow) -> str:
+    if not row.work:
+        return ""
+    queued = f", {row.queued} more asked for" if row.queued else ""
+    return f"{row.work} for {_age(row.work_s)}{queued}"
 
 
 def _line(alert: Alert) -> str:

@@ -72,11 +72,12 @@ def find_py_spy() -> str | None:
 def waits_for(stacks: str) -> str:
     """The role of whom a process with these `stacks` of py-spy waits for; empty if none is seen.
 
-    >>> waits_for("    next (/x/replay_service/replay_actor.py:145)")
+    >>> waits_for("    RayBatchSource.next (/x/replay_service/replay_actor.py:145)")
     'replay'
     """
     for frame in _FRAME.finditer(stacks):
+        name = frame["function"].rpartition(".")[2]  # with its class from Python 3.11 on
         for function, file, whom in WAITS:
-            if frame["function"] == function and frame["file"].endswith(file):
+            if name == function and frame["file"].endswith(file):
                 return whom
     return ""

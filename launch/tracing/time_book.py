@@ -24,6 +24,8 @@ IDLE = {
     "env_actor": "insert-wait",
     "learner": "limiter-wait",
     "language_learner": "turn-wait",
+    # Those who serve other processes: the driver does not see what these ask.
+    **dict.fromkeys(("replay", "search", "weight_server", "prior_engine"), "others-or-idle"),
 }
 REPORTING = ("env_actor", "learner", "reanalyser")
 UNSTAGED = {  # calls whose answers do not say where their time went

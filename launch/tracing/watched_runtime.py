@@ -40,6 +40,7 @@ class WatchedRuntime:
         self.now = runtime.now
         self._runtime = runtime
         self._run_dir = run_dir
+        self._config = config
         self._period_s = period_s
         self._children: dict[str, Child] = {}
         self._asks: dict[Call, Ask] = {}
@@ -215,7 +216,11 @@ class WatchedRuntime:
         """In the thread that watches."""
         name = ask.child.name
         took = "took" if is_over else "has taken"
-        headline = f"{name} {took} {seconds:.1f} s for {ask.method}, and was slow before"
+        limit = f"{self._config.slow_steps} of over {self._config.slow_step_s:g} s"
+        headline = (
+            f"{name} {took} {seconds:.2f} s for {ask.method}; steps like it, {limit}, came within "
+            f"{self._config.window_s:g} s"
+        )
         trace = self._write_trace(SLOW_STEP, headline, ask.child)
         fields = {"child": name, "method": ask.method, "seconds": round(seconds, 3)}
         self._alerts.put((SLOW_STEP, {"file": trace.file, **fields, "waits_for": trace.waits_for}))

@@ -59,11 +59,14 @@ def test_a_live_run_shows_who_is_at_what_and_what_went_wrong(tmp_path, capsys, m
     text = shown(capsys, make_run(tmp_path / "run", time.time()))
     assert "running" in text and "env steps 320" in text
     assert "learner waits for sample 61%" in text
-    (learner,) = [line for line in text.splitlines() if " learner " in line and "11" in line]
-    for part in ("healthy", "train 2.5 s ago", "train for 2.0 s", "limiter-wait 60%, train 40%"):
-        assert part in learner, learner
-    (actor,) = [line for line in text.splitlines() if "env-actor-0 " in line and "12" in line]
-    assert "suspect" in actor and "70.0 s ago" in actor and " 1 " in actor
+    lines = text.splitlines()
+    (at,) = [number for number, line in enumerate(lines) if line.startswith("learner ")]
+    for part in ("11", "healthy", "train 2.5 s ago", "train for 2.0 s, 1 more asked for"):
+        assert part in lines[at], lines[at]
+    assert lines[at + 1].strip() == "limiter-wait 60%, train 40%"
+    (actor,) = [line for line in lines if line.startswith("env-actor-0 ")]
+    for part in ("12", "suspect", "collect 70.0 s ago", "failed 1 times"):
+        assert part in actor, actor
     assert "child_failed: child env-actor-0, cause it broke" in text
     assert "child_failed" not in shown(capsys, tmp_path / "run", "--alerts", "0")
 
