@@ -89,8 +89,9 @@ def train(
         if left.code != signal.SIGTERM:
             raise
         return EXIT_INTERRUPTED  # by Ray's own handler, which it has while it starts
-    runtime = WatchedRuntime(plain_runtime, config.trace, run.path, config.control.log_period_s)
     try:
+        period_s = config.control.log_period_s
+        runtime = WatchedRuntime(plain_runtime, config.trace, run.path, period_s)
         stop.install()
         if stop.requested:
             return EXIT_INTERRUPTED
@@ -100,7 +101,7 @@ def train(
         finally:
             console.print(timing_tree(runtime.book, runtime.now()))
     finally:
-        runtime.shutdown()
+        plain_runtime.shutdown()
 
 
 def _run(

@@ -16,9 +16,10 @@ class TraceConfig:
     profile_s: float = 10.0  # seconds that the profile covers, from the first updates on
 
     def __post_init__(self) -> None:
-        if not self.slow_step_s >= 0:
+        if not 0 <= self.slow_step_s <= 86_400:
             raise ValueError(
-                f"trace.slow_step_s must not be negative, got {self.slow_step_s}; 0 watches nothing"
+                f"trace.slow_step_s must lie in [0, 86400] seconds, got {self.slow_step_s}; "
+                "0 watches nothing"
             )
         if self.slow_steps < 1:
             raise ValueError(f"trace.slow_steps must be at least 1, got {self.slow_steps}")

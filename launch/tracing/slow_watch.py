@@ -12,6 +12,7 @@ from launch.tracing.slow_steps import SlowSteps
 
 STEPS = ("collect", "train", "add", "refresh")
 LONGEST_NAP_S = 0.5
+LONGEST_END_S = 5.0  # for stacks that are being taken when a run ends
 
 # The step, its seconds so far, and whether it is over.
 Look = Callable[[Ask, float, bool], None]
@@ -41,7 +42,7 @@ class SlowWatch:
     def stop(self) -> None:
         self._is_ended.set()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(LONGEST_END_S)
             self._thread = None
 
     def ended(self, ask: Ask, seconds: float) -> None:

@@ -11,7 +11,7 @@ import threading
 import traceback
 from pathlib import Path
 
-PY_SPY_LIMIT_S = 10.0
+PY_SPY_LIMIT_S = 5.0
 # Where a child of ours waits for another: function, end of the file's path, role of that other.
 WAITS = (
     ("next", "replay_service/replay_actor.py", "replay"),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from launch.control.runtime import Child
 from launch.tracing.in_flight import Work, work_lines
-from launch.tracing.stacks import own_stacks, stacks_of, waits_for
+from launch.tracing.stacks import PY_SPY_LIMIT_S, own_stacks, stacks_of, waits_for
 
 SLOW_STEP = "slow_step_trace"
 DEADLINE = "deadline_trace"
@@ -48,16 +48,19 @@ class TraceFiles:
         work: Sequence[Work],
         now: float,
     ) -> Trace:
-        """Takes some tenths of a second, mostly to look into `concerned`; never raises OSError.
+        """Takes some tenths of a second, mostly to look into `concerned`, and twice PY_SPY_LIMIT_S
+        at most; never raises OSError.
 
         work, now: what all are at, on the run's clock
         """
         with self._lock:
+            began = time.monotonic()
             stacks = {concerned.name: _stacks_of_child(concerned)}
             whom = waits_for(stacks[concerned.name])
             awaited = [child for child in children if child.role == whom != concerned.role]
             for child in awaited[:MOST_AWAITED]:
-                stacks[child.name] = _stacks_of_child(child)
+                if time.monotonic() - began < PY_SPY_LIMIT_S:
+                    stacks[child.name] = _stacks_of_child(child)
             parts = [
                 headline + (f"; it waits for {whom}" if whom else ""),
                 "\n".join(["", "who is at what:", *work_lines(work, children, now)]),

@@ -112,10 +112,21 @@ def test_a_profile_covers_the_window_after_the_first_updates(tmp_path):
     assert not (tmp_path / "profile").exists()
 
 
+def test_a_profile_that_cannot_be_written_costs_nothing_else(tmp_path, caplog):
+    (tmp_path / "profile").write_text("in the way of the folder")
+    config = TraceConfig(profile=True, profile_s=0.1)
+    runtime, events = WatchedRuntime(SerialRuntime(), config, tmp_path, 0.0), []
+    child = runtime.start("learner", "learner", Slow, {}, Resources())
+    with runtime.watching(told(events), lambda line: None):
+        for _ in range(3):
+            train(runtime, child, 0.05)
+    assert events == [] and "cannot write a profile" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"slow_step_s": -1.0}, "trace.slow_step_s must not be negative, got -1.0"),
+        ({"slow_step_s": -1.0}, "trace.slow_step_s must lie in"),
         ({"slow_step_s": float("nan")}, "trace.slow_step_s"),
         ({"slow_steps": 0}, "trace.slow_steps must be at least 1, got 0"),
         ({"window_s": 0.0}, "trace.window_s must lie in"),
