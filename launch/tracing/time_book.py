@@ -69,13 +69,19 @@ class TimeBook:
     def answered(
         self, name: str, role: str, method: str, now: float, seconds: float, answer: object
     ) -> None:
-        """A call was answered after `seconds` of work at it, waits in a queue left out."""
+        """A call was answered after `seconds` of work at it, waits in a queue left out.
+
+        The first one has waited for the process to start.
+        """
         times = self.processes.get(name)
+        is_first = times is None
         if times is None:
             times = self.processes[name] = ProcessTimes(role, now - seconds)
         stages = getattr(answer, "seconds", None)
         if isinstance(stages, Mapping):
             self._add_stages(times, stages)
+        elif is_first:
+            times.add("start", seconds)
         elif method in UNSTAGED:
             times.add(UNSTAGED[method], seconds)
 

@@ -39,13 +39,20 @@ def test_stages_of_an_answer_add_up_to_its_time_and_the_rest_is_waiting():
 
 def test_calls_without_stages_are_named_by_what_they_are():
     book = TimeBook(0.0)
+    for name in ("learner", "evaluator"):
+        book.answered(name, name, "ping", 1.0, 1.0, 1234)
     book.answered("learner", "learner", "save", 3.0, 2.0, None)
     book.answered("learner", "learner", "ping", 3.5, 0.5, 1234)
-    book.answered("evaluator", "evaluator", "evaluate", 5.0, 5.0, object())
-    assert book.stages("learner", 4.0) == {"checkpoint": (2.0, 1), "limiter-wait": (1.0, 0)}
+    book.answered("evaluator", "evaluator", "evaluate", 6.0, 5.0, object())
+    assert book.stages("learner", 5.0) == {
+        "checkpoint": (2.0, 1),
+        "limiter-wait": (2.0, 0),
+        "start": (1.0, 1),
+    }
     assert book.metrics(10.0) == {
         "time_percent/learner/checkpoint": pytest.approx(20.0),
         "time_percent/evaluator/evaluate": pytest.approx(50.0),
+        "time_percent/evaluator/start": pytest.approx(10.0),
     }
     assert all(share == 0.0 for share in book.metrics(20.0).values())  # since the last look
 
@@ -64,6 +71,8 @@ def test_records_have_only_what_reports_of_children_do_not_say():
 @given(st.lists(st.tuples(st.integers(0, 20), st.floats(0.0, 5.0)), min_size=1, max_size=60))
 def test_shares_of_a_role_are_means_over_its_processes(answers):
     book, now = TimeBook(0.0), 0.0
+    for number in {number for number, _ in answers}:
+        book.answered(f"replay-{number}", "replay", "ping", now, 0.0, 1234)
     for number, seconds in answers:
         now += 5.0
         book.answered(f"replay-{number}", "replay", "add", now, seconds, None)
