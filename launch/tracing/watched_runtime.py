@@ -1,7 +1,7 @@
 """A runtime that is timed: what every process does with its time, and stacks of what is slow.
 
 Stands between the controller and the runtime that it calls, sees every call and every answer, and
-changes neither. It costs some microseconds a call.
+changes neither. It costs some ten microseconds a call.
 """
 
 from __future__ import annotations
