@@ -25,6 +25,7 @@ from replay_service.segment import Segment, SegmentHeader
 from replay_service.targets import TargetConfig
 
 MAX_ENVS_PER_ACTOR = 1_024
+MAX_TEMPERATURE = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class ActingConfig:
                 f"got {self.envs_per_actor}; raise acting.num_actors instead"
             )
         for name in ("temperature", "temperature_final"):
-            if not 0.0 < getattr(self, name) <= 10.0:
+            if not 0.0 < getattr(self, name) <= MAX_TEMPERATURE:
                 raise ValueError(f"acting.{name} must lie in (0, 10], got {getattr(self, name)}")
         if self.temperature_decay_steps < 0:
             raise ValueError(
@@ -120,6 +121,7 @@ class ActingLoop:
         self._halves = np.array_split(np.arange(n_envs), n_halves)
         self._turn = 0
         self._wants_snapshot = False
+        self._exploration = 1.0
         self._asked: list[PendingPrior | None] = [None] * n_halves
         self._begun: list[PendingSearch | None] = [None] * n_halves
         for env_id, game in enumerate(self._games):
@@ -128,16 +130,22 @@ class ActingLoop:
             self._ask_prior(half)
 
     def collect(
-        self, n_steps: int, env_steps_so_far: int, *, wants_snapshot: bool = False
+        self,
+        n_steps: int,
+        env_steps_so_far: int,
+        *,
+        wants_snapshot: bool = False,
+        exploration: float = 1.0,
     ) -> tuple[CollectReport, list[Segment]]:
         """Plays at least `n_steps` environment steps over all envs, after pulling new weights.
 
         `env_steps_so_far` is the run's count and drives the schedules. A snapshot is a picture
-        of some 200 kB, and a report without one much smaller. Returns the report and the segments
-        completed meanwhile; unfinished segments stay here for the next call.
+        of some 200 kB, and a report without one much smaller. `exploration` scales temperature and
+        noise of the search. Returns the report and the segments completed meanwhile; unfinished
+        segments stay here for the next call.
         """
         started = time.perf_counter()
-        self._wants_snapshot = wants_snapshot
+        self._wants_snapshot, self._exploration = wants_snapshot, exploration
         report = CollectReport()
         segments: list[Segment] = []
         version = self._player.pull_weights(self._weight_source, self._weight_version)
@@ -239,9 +247,11 @@ class ActingLoop:
             if legal_rows[0] is None
             else np.stack([row for row in legal_rows if row is not None]),
             "mix": prior,
-            "add_noise": True,
+            "add_noise": self._exploration,
             "env_steps": env_steps,
-            "temperature": self._config.temperature_at(env_steps),
+            "temperature": min(
+                MAX_TEMPERATURE, self._config.temperature_at(env_steps) * self._exploration
+            ),
         }
 
     def _step_env(

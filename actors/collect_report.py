@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cache.pool import PoolStats
+from replay_service.stage_times import add_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +53,7 @@ class CollectReport:
     snapshot: Snapshot | None = None
 
     def add_seconds(self, stage: str, since: float) -> float:
-        now = time.perf_counter()
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - since
-        return now
+        return add_seconds(self.seconds, stage, since)
 
 
 def end_reason(info: dict[str, object], terminated: bool) -> str:

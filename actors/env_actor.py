@@ -47,10 +47,16 @@ class EnvActor:
         )
 
     def collect(
-        self, n_steps: int, env_steps_so_far: int, wants_snapshot: bool = False
+        self,
+        n_steps: int,
+        env_steps_so_far: int,
+        wants_snapshot: bool = False,
+        exploration: float = 1.0,
     ) -> tuple[CollectReport, list[Segment]]:
         """See ActingLoop.collect; the segments travel as a second object that is only forwarded."""
-        return self._loop.collect(n_steps, env_steps_so_far, wants_snapshot=wants_snapshot)
+        return self._loop.collect(
+            n_steps, env_steps_so_far, wants_snapshot=wants_snapshot, exploration=exploration
+        )
 
     def ping(self) -> int:
         """The process id; an answer means the constructor has finished."""

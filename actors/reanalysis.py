@@ -21,6 +21,7 @@ from actors.search.service import make_search_model
 from learner.weights import NO_VERSION, WeightSource, load_weights
 from learner.world_model import WorldModel
 from replay_service import GameSpec, Handles, ReanalysisRequest, ReanalysisSource, TargetPatch
+from replay_service.stage_times import add_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +57,7 @@ class ReanalysisReport:
     seconds: dict[str, float] = field(default_factory=dict)  # wall time by stage
 
     def add_seconds(self, stage: str, since: float) -> float:
-        now = time.perf_counter()
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - since
-        return now
+        return add_seconds(self.seconds, stage, since)
 
 
 @dataclass(frozen=True, slots=True)

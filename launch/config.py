@@ -23,10 +23,12 @@ from actors.evaluation import EvaluationConfig
 from actors.prior.config import PriorConfig
 from actors.reanalysis import ReanalysisConfig
 from actors.search import SearchConfig
+from launch.control.adaptive import AdaptiveConfig
 from launch.control.config import ControlConfig, PlacementConfig, check_no_password
 from launch.control.rate_limiter import RateLimiterConfig
 from launch.control.schedule import ScheduleConfig
 from launch.setting_types import SettingError, shown, typed
+from launch.tracing.config import TraceConfig
 from learner.config import LearnerConfig
 from learner.language.config import LanguageConfig
 from learner.world_model import WorldModelConfig
@@ -44,9 +46,17 @@ SHORT_OPTIONS = {
     "--max-hours": "--control.max-hours",
     "--auto-memory": "--control.auto-memory",
     "--allow-open-cluster": "--control.allow-open-cluster",
+    "--slow-step-trace-threshold": "--trace.slow-step-s",
+    "--slow-step-trace-window": "--trace.window-s",
+    "--profile": "--trace.profile",
 }
 # May stand alone, which means true.
-SWITCHES = ("--resume-relaxed", "--control.auto-memory", "--control.allow-open-cluster")
+SWITCHES = (
+    "--resume-relaxed",
+    "--control.auto-memory",
+    "--control.allow-open-cluster",
+    "--trace.profile",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +78,8 @@ class Config:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     control: ControlConfig = field(default_factory=ControlConfig)
     placement: PlacementConfig = field(default_factory=PlacementConfig)
+    adaptive: AdaptiveConfig = field(default_factory=AdaptiveConfig)
+    trace: TraceConfig = field(default_factory=TraceConfig)
 
     total_env_steps: int = 10_000  # env steps to collect over all actors before the run ends
     seed: int = 0  # every random stream of the run derives from it

@@ -19,6 +19,7 @@ import torch
 from actors.demonstrations import Planned, plan_episodes, solve_games
 from actors.envs.config import MARIO_ID, TEXTWORLD_ID
 from launch.config import Config, ConfigError, fail, parse
+from launch.monitoring.work_progress import work_progress
 from launch.recorded_play import recorded_play
 from learner.language.measurement import Measurement
 from learner.language.model_folder import resolve_model
@@ -37,18 +38,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         model = resolve_model(config.prior.model)
         demonstrations = _demonstrations(options, config)
         torch.set_num_threads(1)
-        report = pretrain(
-            demonstrations,
-            model,
-            options.output,
-            config=config.language,
-            prompt=config.prior.prompt,
-            n_steps=options.optimizer_steps,
-            held_out_share=options.held_out,
-            seed=config.seed,
-            source=_describe(options, config),
-            progress=lambda step, loss: _say(f"step {step}: loss {loss:.3f}"),
-        )
+        with work_progress("[prior] optimiser steps", options.optimizer_steps) as progress:
+            report = pretrain(
+                demonstrations,
+                model,
+                options.output,
+                config=config.language,
+                prompt=config.prior.prompt,
+                n_steps=options.optimizer_steps,
+                held_out_share=options.held_out,
+                seed=config.seed,
+                source=_describe(options, config),
+                progress=lambda step, loss: progress.done(step, f"loss {loss:.3f}"),
+            )
     except ValueError as error:
         fail(str(error))
     except RuntimeError as error:
@@ -132,18 +134,26 @@ def _demonstrations(options: argparse.Namespace, config: Config) -> TextBatch:
         return recorded_play(options.recorded, options.answers)
     if options.source == "textworld":
         return solve_games(config.env.text)
-    return plan_episodes(
-        config.env,
-        options.episodes,
-        max_steps=options.max_steps,
-        seed=config.seed,
-        told=_tell_episode,
-    )
+    planned: list[Planned] = []
+    with work_progress("[prior] planned episodes", options.episodes) as progress:
+
+        def tell(episode: Planned) -> None:
+            planned.append(episode)
+            progress.say(f"[prior] {_describe_episode(episode)}")
+            progress.done(len(planned))
+
+        return plan_episodes(
+            config.env,
+            options.episodes,
+            max_steps=options.max_steps,
+            seed=config.seed,
+            told=tell,
+        )
 
 
-def _tell_episode(episode: Planned) -> None:
+def _describe_episode(episode: Planned) -> str:
     ending = "ended" if episode.is_over else "cut"
-    _say(
+    return (
         f"planned {episode.level}: {episode.n_steps} steps, {ending} at x {episode.max_x}, "
         f"return {episode.total_reward:.1f}"
     )

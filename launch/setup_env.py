@@ -31,7 +31,9 @@ EXTRAS = {"text": "requirements/text.txt"}  # on top of either, by EXTRAS=text
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 STAMP_NAME = "warpzone-setup.json"
 LOG_NAME = "warpzone-setup.log"
-PROGRESS_INTERVAL_S = 10.0
+TERMINAL_INTERVAL_S = 0.5
+LINE_INTERVAL_S = 30.0  # where there is no terminal
+BAR_WIDTH = 30
 
 
 class SetupError(Exception):
@@ -158,13 +160,32 @@ def write_stamp(venv: Path, stamp: Mapping[str, str]) -> None:
     temporary.replace(venv / STAMP_NAME)
 
 
-def _progress(log: Path, start_offset: int, n_expected: int) -> str:
+def _progress(log: Path, start_offset: int, n_expected: int) -> tuple[int, str]:
+    """Packages fetched, and what is going on in words."""
     text = log.read_text(errors="replace")[start_offset:]
     if "Installing collected packages" in text:
-        return "unpacking"
+        return n_expected, "unpacking"
     lines = text.splitlines()
     n_found = sum(line.startswith(("Collecting ", "Processing ", "Requirement ")) for line in lines)
-    return f"fetched {min(n_found, n_expected)} of {n_expected} packages"
+    n_fetched = min(n_found, n_expected)
+    return n_fetched, f"fetched {n_fetched} of {n_expected} packages"
+
+
+def _show_progress(n_done: int, n_expected: int, state: str, seconds: float) -> None:
+    """A bar that is drawn over itself on a terminal, a line elsewhere; rich is not there yet."""
+    if not sys.stdout.isatty():
+        say(f"  {state} ({seconds:.0f} s)")
+        return
+    filled = BAR_WIDTH * n_done // n_expected
+    bar = "#" * filled + "-" * (BAR_WIDTH - filled)
+    sys.stdout.write(f"\r[setup]   [{bar}] {state} ({seconds:.0f} s)\x1b[K")
+    sys.stdout.flush()
+
+
+def _clear_progress() -> None:
+    if sys.stdout.isatty():
+        sys.stdout.write("\r\x1b[K")
+        sys.stdout.flush()
 
 
 def run_logged(command: Sequence[str], log: Path, n_expected: int = 0) -> int:
@@ -175,18 +196,21 @@ def run_logged(command: Sequence[str], log: Path, n_expected: int = 0) -> int:
         start_offset = len(log.read_text(errors="replace"))
         process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT)
         started = said = time.monotonic()
+        interval_s = TERMINAL_INTERVAL_S if sys.stdout.isatty() else LINE_INTERVAL_S
         try:
             while process.poll() is None:
                 time.sleep(0.1)
                 now = time.monotonic()
-                if n_expected and now - said >= PROGRESS_INTERVAL_S:
-                    state = _progress(log, start_offset, n_expected)
-                    say(f"  {state} ({now - started:.0f} s)")
+                if n_expected and now - said >= interval_s:
+                    n_done, state = _progress(log, start_offset, n_expected)
+                    _show_progress(n_done, n_expected, state, now - started)
                     said = now
         finally:
             if process.poll() is None:
                 process.terminate()
                 process.wait()
+            if n_expected:
+                _clear_progress()
     return process.returncode
 
 

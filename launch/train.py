@@ -38,6 +38,8 @@ from launch.control.stepping_down import StepDown, reopen, step_down
 from launch.control.warm_start import place_warm_start
 from launch.monitoring.live_table import LiveTable, print_summary
 from launch.monitoring.metrics_writer import MetricsWriter
+from launch.tracing.timing_tree import timing_tree
+from launch.tracing.watched_runtime import WatchedRuntime
 from replay_service import GameSpec
 
 
@@ -83,25 +85,30 @@ def train(
     """Runs to the end or to a stop; returns the exit code. Leaves no child behind."""
     say(console, f"run directory {run.path}, {_source(run)}")
     try:
-        runtime, links = _start_runtime(config, device)
+        plain_runtime, links = _start_runtime(config, device)
     except SystemExit as left:
         if left.code != signal.SIGTERM:
             raise
         return EXIT_INTERRUPTED  # by Ray's own handler, which it has while it starts
     try:
+        period_s = config.control.log_period_s
+        runtime = WatchedRuntime(plain_runtime, config.trace, run.path, period_s)
         stop.install()
         if stop.requested:
             return EXIT_INTERRUPTED
         fleet = Fleet(config, spec, runtime, links, run_dir=run.path, device=device)
-        return _run(config, fleet, runtime, run, stop, console)
+        try:
+            return _run(config, fleet, runtime, run, stop, console)
+        finally:
+            console.print(timing_tree(runtime.book, runtime.now()))
     finally:
-        runtime.shutdown()
+        plain_runtime.shutdown()
 
 
 def _run(
     config: Config,
     fleet: Fleet,
-    runtime: Runtime,
+    runtime: WatchedRuntime,
     run: RunDirectory,
     stop: StopRequest,
     console: Console,
@@ -113,13 +120,15 @@ def _run(
     ):
         say(console, f"TensorBoard: tensorboard --logdir {writer.tensorboard_dir}")
         reporter = Reporter(run.path, writer, table, period_s=config.control.log_period_s)
+        reporter.times = runtime.shares
         controller = Controller(config, runtime, fleet, run, reporter, stop)
-        try:
-            controller.run()
-        except Exception as failure:  # of whatever kind: what was learned must not be lost
-            step_down(config, controller.progress, reporter, failure)
-            end_after_failure(controller, reporter, failure)
-            return EXIT_FAILED
+        with runtime.watching(reporter.event, table.busy):
+            try:
+                controller.run()
+            except Exception as failure:  # of whatever kind: what was learned must not be lost
+                step_down(config, controller.progress, reporter, failure)
+                end_after_failure(controller, reporter, failure)
+                return EXIT_FAILED
     print_summary(reporter.last_metrics, f"WarpZone {run.path}", console)
     _write_summary(run, controller, reporter, time.monotonic() - started)
     if not controller.finished:

@@ -11,6 +11,14 @@ FINAL_RATE = 0.1  # share of the learning rate that a decay ends at
 
 
 @dataclass(frozen=True, slots=True)
+class StepScales:
+    """What settings are multiplied by for the updates of one call; 1 changes nothing."""
+
+    learning_rate: float = 1.0
+    entropy_weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class LearnerConfig:
     """Defaults suit one CPU core; the presets set what was tuned for a game."""
 

@@ -20,7 +20,9 @@ from replay_service.targets import Batch, TargetConfig
 class Gradients(Protocol):
     """Where a learner gets the gradient of a batch from."""
 
-    def add(self, batch: Batch, n_samples: int, n_real: int) -> Measured: ...
+    def add(
+        self, batch: Batch, n_samples: int, n_real: int, entropy_scale: float = 1.0
+    ) -> Measured: ...
 
     def close(self) -> None: ...
 
@@ -42,24 +44,27 @@ class LocalGradients:
         self._target_model = target_model
         self._device = device
 
-    def add(self, batch: Batch, n_samples: int, n_real: int) -> Measured:
+    def add(
+        self, batch: Batch, n_samples: int, n_real: int, entropy_scale: float = 1.0
+    ) -> Measured:
         """Adds the gradient of the samples in `batch`, of `n_samples` in all, to the model's.
 
         n_real: leading observations that are given as real ones; the others are imagined
+        entropy_scale: what the weight of entropy is multiplied by
         """
         parts = split(batch, self._config.accumulate)
-        return join([self._add_part(part, n_samples, n_real) for part in parts])
+        return join([self._add_part(part, n_samples, n_real, entropy_scale) for part in parts])
 
     def close(self) -> None:
         """Nothing was started."""
 
-    def _add_part(self, part: Batch, n_samples: int, n_real: int) -> Measured:
+    def _add_part(self, part: Batch, n_samples: int, n_real: int, entropy_scale: float) -> Measured:
         uses_bf16 = self._config.bf16 and self._device.type == "cuda"
         with torch.autocast(self._device.type, torch.bfloat16, enabled=uses_bf16):
             targets = self.loss_targets(part)
             output = self._predict(part, n_real)
         losses = sample_losses(output, targets, self._model.support)
-        loss = (part.importance * self._weigh(losses)).sum() / n_samples
+        loss = (part.importance * self._weigh(losses, entropy_scale)).sum() / n_samples
         loss.backward()
         with torch.no_grad():
             value = self._model.support.decode(at_least_float32(output.value_logits))
@@ -87,12 +92,12 @@ class LocalGradients:
             legal=batch.legal,
         )
 
-    def _weigh(self, losses: SampleLosses) -> Tensor:
+    def _weigh(self, losses: SampleLosses, entropy_scale: float) -> Tensor:
         config = self._config
         return (
             config.policy_weight * losses.policy
             + config.value_weight * losses.value
             + config.reward_weight * losses.reward
             + config.latent_weight * losses.latent
-            - config.entropy_weight * losses.entropy
+            - config.entropy_weight * entropy_scale * losses.entropy
         )

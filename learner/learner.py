@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from learner.bad_numbers import BadBatches, BadStep, columns_not_finite, finite_checks
 from learner.checkpoint import LearnerCounters, load_learner, save_learner
-from learner.config import LearnerConfig
+from learner.config import LearnerConfig, StepScales
 from learner.gradients import Gradients, LocalGradients
 from learner.health import HealthWatch
 from learner.measurement import download, measure
@@ -29,6 +29,7 @@ from learner.weights import NO_VERSION, Weights, WeightSink, snapshot_weights
 from learner.world_model import WorldModel, WorldModelConfig
 from replay_service.batch_source import BatchSource
 from replay_service.segment import GameSpec
+from replay_service.stage_times import add_seconds
 from replay_service.targets import Batch, TargetConfig
 
 
@@ -91,6 +92,7 @@ class Learner:
         self._counters = LearnerCounters()
         self._bad_batches = bad_batches
         self._bad_steps: list[BadStep] = []  # of the train call that runs
+        self._scales = StepScales()  # of the same
         self._n_bad_in_a_row = 0
 
     @property
@@ -115,33 +117,37 @@ class Learner:
         """The averaged model as publishable arrays."""
         return snapshot_weights(self.average_model, self.version)
 
-    def train(self, n_updates: int, source: BatchSource, sink: WeightSink | None) -> TrainReport:
+    def train(
+        self,
+        n_updates: int,
+        source: BatchSource,
+        sink: WeightSink | None,
+        scales: StepScales | None = None,
+    ) -> TrainReport:
         """Run `n_updates` updates; publishes to `sink` every `publish_every` of them.
 
         A batch is drawn for the first and then for every `sample_interval`-th update; the others
         train on it again, and send newer priorities for the same positions. Nothing is published
         right after an update that was not finite: what is wrong may be the weights.
         """
-        self._bad_steps = []
+        self._bad_steps, self._scales = [], scales or StepScales()
         sums: dict[str, float] = defaultdict(float)
         seconds = {"sample_wait": 0.0, "transfer": 0.0, "compute": 0.0, "publish": 0.0}
         for i in range(n_updates):
             if i % self.config.sample_interval == 0:
-                start = time.perf_counter()
+                mark = time.perf_counter()
                 drawn = source.next()
-                arrived = time.perf_counter()
+                mark = add_seconds(seconds, "sample_wait", mark)
                 batch = drawn.to(self.device)
-                seconds["sample_wait"] += arrived - start
-                seconds["transfer"] += time.perf_counter() - arrived
-            sampled = time.perf_counter()
+                add_seconds(seconds, "transfer", mark)
+            mark = time.perf_counter()
             metrics, priorities = self.update(batch)
             source.update_priorities(batch.handles, priorities)
-            computed = time.perf_counter()
+            mark = add_seconds(seconds, "compute", mark)
             is_due = self.updates % self.config.publish_every == 0
             if sink is not None and is_due and not self._n_bad_in_a_row:
                 sink.push(self.weights())
-            seconds["compute"] += computed - sampled
-            seconds["publish"] += time.perf_counter() - computed
+            add_seconds(seconds, "publish", mark)
             if not self._n_bad_in_a_row:
                 for name, value in metrics.items():
                     sums[name] += value
@@ -174,7 +180,7 @@ class Learner:
         watch = HealthWatch(self.model) if is_watched else None
         self._optimizer.zero_grad(set_to_none=True)
         with watch or nullcontext():
-            measured = self.gradients.add(batch, len(batch), n_real)
+            measured = self.gradients.add(batch, len(batch), n_real, self._scales.entropy_weight)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
         columns, errors = measure(measured, norm, batch)
         checks = finite_checks(batch, measured, norm, errors)
@@ -239,7 +245,7 @@ class Learner:
         return matches
 
     def _set_learning_rate(self) -> float:
-        rate = self.config.learning_rate_at(self.updates)
+        rate = self.config.learning_rate_at(self.updates) * self._scales.learning_rate
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         return rate

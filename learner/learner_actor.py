@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from learner.bad_numbers import BadBatches
-from learner.config import LearnerConfig
+from learner.config import LearnerConfig, StepScales
 from learner.learner import Learner, TrainReport
 from learner.partial_restore import FileMatch
 from learner.weights import NO_VERSION, WeightSink
@@ -42,9 +42,9 @@ class LearnerActor:
             bad_batches = BadBatches(bad_batches_dir, config.keep_bad_batches)
         self._learner = Learner(config, model_config, targets, spec, device, seed, bad_batches)
 
-    def train(self, n_updates: int) -> TrainReport:
+    def train(self, n_updates: int, scales: StepScales | None = None) -> TrainReport:
         """Run `n_updates` updates and publish on the way."""
-        return self._learner.train(n_updates, self._source, self._sink)
+        return self._learner.train(n_updates, self._source, self._sink, scales)
 
     def publish(self, acted: int = NO_VERSION) -> int:
         """Push the weights now, as a version newer than any published; returns that version.

@@ -52,7 +52,8 @@ def main(pipe: Connection) -> None:
         model.zero_grad(set_to_none=True)
         share_weights((model, target_model))
         try:
-            measured = gradients.add(order.part.to(device), order.n_samples, order.n_real)
+            part = order.part.to(device)
+            measured = gradients.add(part, order.n_samples, order.n_real, order.entropy_scale)
         except Exception as error:  # of whatever kind, rank 0 decides what follows
             send(pipe, repr(error))
             raise

@@ -72,6 +72,7 @@ class Order:
     part: Batch
     n_samples: int
     n_real: int
+    entropy_scale: float
 
 
 class ParallelGradients:
@@ -109,14 +110,16 @@ class ParallelGradients:
         """Of the processes that were started."""
         return [other.process.pid for other in self._others]
 
-    def add(self, batch: Batch, n_samples: int, n_real: int) -> Measured:
+    def add(
+        self, batch: Batch, n_samples: int, n_real: int, entropy_scale: float = 1.0
+    ) -> Measured:
         """As LocalGradients; needs at least as many samples as there are ranks."""
         own, *parts = split(batch, 1 + len(self._others))
         with self._together():
             for other, part in zip(self._others, parts, strict=True):
-                other.send(Order(part, n_samples, n_real))
+                other.send(Order(part, n_samples, n_real, entropy_scale))
             share_weights(self._networks)
-        measured = self._own.add(own, n_samples, n_real)
+        measured = self._own.add(own, n_samples, n_real, entropy_scale)
         with self._together():
             sum_gradients(self._model)
         answers = [other.answer(self._timeout_s) for other in self._others]

@@ -82,7 +82,7 @@ class SearchClient:
         last_action: NDArray[np.integer],
         legal: NDArray[np.bool_] | None = None,
         mix: RootPrior | None = None,
-        add_noise: bool = False,
+        add_noise: float = False,
         env_steps: int = 0,
         temperature: NDArray[np.floating] | float = GREEDY,
     ) -> PendingSearch:

@@ -23,7 +23,7 @@ class SearchRequest:
     last_action: [B] int64, -1 resets the environment's context
     legal:       [B, A] bool
     mix:         a language model's prior, None without
-    add_noise:   exploration noise at the roots
+    add_noise:   exploration noise at the roots, how much of the configured
     env_steps:   of the run, for decays
     temperature: [B] float64
     lost:        rows whose context the service said it has not, with `tail`, what it lacks
@@ -37,7 +37,7 @@ class SearchRequest:
     last_action: Ints
     legal: NDArray[np.bool_]
     mix: RootPrior | None
-    add_noise: bool
+    add_noise: float
     env_steps: int
     temperature: NDArray[np.float64]
     lost: Ints | None = None

@@ -84,7 +84,7 @@ class Planner:
         last_action: NDArray[np.integer],
         legal: NDArray[np.bool_] | None = None,
         mix: RootPrior | None = None,
-        add_noise: NDArray[np.bool_] | bool = False,
+        add_noise: NDArray[np.floating] | float = False,
         env_steps: Ints | int = 0,
         temperature: NDArray[np.floating] | float = GREEDY,
     ) -> SearchOutput:
@@ -93,7 +93,8 @@ class Planner:
         env_ids [B] distinct; obs [B, *stacked_shape]; last_action [B], -1 at an episode's start,
         which resets that environment's context; legal [B, A]; and for all rows alike or each [B]:
         env_steps of the run, for decays;
-        add_noise, Dirichlet noise in PUCT's root prior, Gumbel noise in Gumbel's;
+        add_noise, Dirichlet noise in PUCT's root prior, Gumbel noise in Gumbel's: how much of what
+        is configured, True is all of it, above 1 more;
         temperature, PUCT plays by visit shares ** (1 / temperature), 0 plays the most visited
         action; Gumbel's noise is its only chance.
         Raises ValueError on arguments of the wrong shape or range, naming the row.
@@ -189,21 +190,21 @@ class Planner:
         prior: Probabilities,
         legal: NDArray[np.bool_],
         last_action: Ints,
-        add_noise: NDArray[np.bool_] | bool,
+        add_noise: NDArray[np.floating] | float,
     ) -> float:
         """Start the trees; returns the seconds it took."""
         start = perf_counter()
-        config, noisy = self.config, np.broadcast_to(add_noise, len(envs))
+        config, share = self.config, np.broadcast_to(np.asarray(add_noise, float), len(envs))
+        noisy = share > 0.0
         first_action = np.zeros(len(prior), np.int32)
         if config.variant == "gumbel":
             rule = self._rule
             noise = self._rng.gumbel(scale=config.gumbel_scale, size=prior.shape)
-            rule.noise[envs] = np.where(noisy[:, None], noise, 0.0)
+            rule.noise[envs] = np.where(noisy[:, None], noise * share[:, None], 0.0)
             rule.n_considered[envs] = np.minimum(legal.sum(axis=1), len(rule.schedule) - 1)
         elif noisy.any():
-            mixed = add_dirichlet_noise(
-                prior, legal, config.dirichlet_alpha, config.dirichlet_fraction, self._rng
-            )
+            fraction = np.minimum(1.0, config.dirichlet_fraction * share)
+            mixed = add_dirichlet_noise(prior, legal, config.dirichlet_alpha, fraction, self._rng)
             prior = np.where(noisy[:, None], mixed, prior)
             first_action[noisy] = self._rng.integers(prior.shape[1], size=len(prior))[noisy]
         keeps_tree = np.zeros(len(envs), np.bool_)

@@ -94,12 +94,20 @@ def mix_root_prior(
 
 
 def add_dirichlet_noise(
-    prior: Probabilities, legal: BoolArray, alpha: float, fraction: float, rng: np.random.Generator
+    prior: Probabilities,
+    legal: BoolArray,
+    alpha: float,
+    fraction: NDArray[np.floating] | float,
+    rng: np.random.Generator,
 ) -> Probabilities:
-    """Mix each row with Dirichlet(alpha) noise over its legal actions."""
+    """Mix each row with Dirichlet(alpha) noise over its legal actions.
+
+    fraction: share of the noise, for all rows or one each [B]
+    """
     noise = np.where(legal, rng.gamma(alpha, size=prior.shape), 0.0)
     total = noise.sum(axis=1, keepdims=True)
     # A tiny alpha can underflow every draw of a row to 0; uniform is then the only fair answer.
     uniform = legal / legal.sum(axis=1, keepdims=True)
     noise = np.where(total > 0, noise / np.where(total > 0, total, 1.0), uniform)
-    return (1.0 - fraction) * prior + fraction * noise
+    share = np.broadcast_to(fraction, len(prior))[:, None]
+    return (1.0 - share) * prior + share * noise

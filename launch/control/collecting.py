@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from math import inf
 
 from launch.config import Config
+from launch.control.adapting import Adapting
 from launch.control.call_book import CallBook
 from launch.control.fleet import Fleet
 from launch.control.pacing import COLLECTS_IN_FLIGHT, train_chunk
@@ -30,6 +31,7 @@ class Collecting:
         roster: Roster,
         progress: Progress,
         limiter: RateLimiter,
+        adapting: Adapting,
     ) -> None:
         self._config = config
         self._calls = calls
@@ -37,6 +39,7 @@ class Collecting:
         self._roster = roster
         self._progress = progress
         self._limiter = limiter
+        self._adapting = adapting
         self._train_chunk = train_chunk(config)
         self._issued_env_steps = 0
         self._warm: dict[str, Child] = {}  # have collected; the first time they compile
@@ -82,9 +85,15 @@ class Collecting:
             n_steps,
             self._progress.env_steps,
             self._shall_show(),
+            *self._exploration(),
             deadline_s=self._config.control.collect_deadline_s + is_first * START_BUDGET_S,
             with_payload=True,
         )
+
+    def _exploration(self) -> tuple[float, ...]:
+        """An argument more while schedules adapt."""
+        scales = self._adapting.scales
+        return () if scales is None else (scales.exploration,)
 
     def _shall_show(self) -> bool:
         """Whether one of the pictures of the live view is due; they are too large to have many."""

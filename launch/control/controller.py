@@ -15,6 +15,7 @@ from actors.prior.backend import PublishReport
 from actors.reanalysis import ReanalysisReport
 from actors.search.service import ServiceStats
 from launch.config import Config
+from launch.control.adapting import Adapting
 from launch.control.call_book import CallBook
 from launch.control.checkpointer import Checkpointer
 from launch.control.collecting import Collecting
@@ -23,7 +24,7 @@ from launch.control.evaluating import Evaluating
 from launch.control.fleet import Fleet
 from launch.control.language_tuning import LanguageTuning
 from launch.control.memory_ladder import refuse_starved
-from launch.control.pacing import TRAINS_IN_FLIGHT, make_limiter, train_chunk
+from launch.control.pacing import make_limiter, train_chunk
 from launch.control.progress import Progress
 from launch.control.refresh_loop import RefreshLoop
 from launch.control.refusals import Refusals
@@ -36,6 +37,7 @@ from launch.control.schedule import Schedule
 from launch.control.shards import ReplayShards
 from launch.control.shutdown import StopRequest
 from launch.control.supervision import Supervisor
+from launch.control.training import Training
 from learner.language.language_learner import LanguageReport
 from learner.learner import TrainReport
 from replay_service import AddReport
@@ -96,7 +98,9 @@ class Controller:
             (self._rollback.may_save, self._tuning.may_save),
             self._on_failure,
         )
-        self._collecting = Collecting(config, calls, fleet, roster, progress, limiter)
+        adapting = self._adapting = Adapting(config.adaptive, progress, reporter)
+        self._training = Training(config, calls, fleet, roster, limiter, self._schedule, adapting)
+        self._collecting = Collecting(config, calls, fleet, roster, progress, limiter, adapting)
         self._evaluating = Evaluating(config, calls, fleet, roster, progress, reporter)
         self._refreshes = RefreshLoop(config, calls, fleet, roster, progress)
         self._refusals = Refusals(reporter, self._on_failure)
@@ -187,7 +191,7 @@ class Controller:
     # ------------------------------------------------------------------ issuing
 
     def _issue(self) -> None:
-        self._issue_trains()
+        self._training.issue()
         self._collecting.issue()
         saves = self._checkpointer.is_due and self._supervisor.can_save
         if not saves:  # the language model's updates are the longest to wait for
@@ -229,27 +233,12 @@ class Controller:
         ):
             calls.issue(fleet.search, "stats")
 
-    def _issue_trains(self) -> None:
-        calls, learner = self._calls, self._fleet.learner
-        if not self._roster.takes_work(learner):
-            return
-        takes_turns = self._config.schedule.off_policy_degree == 0
-        if takes_turns and calls.n_in_flight("collect", "add"):
-            return
-        most = self._config.control.updates_per_call
-        while calls.n_in_flight("train", child=learner) < TRAINS_IN_FLIGHT:
-            n_updates = self._schedule.wm_updates(most)
-            if not n_updates or not self.limiter.may_sample(self._train_chunk):
-                return
-            self.limiter.sample(n_updates * self._config.learner.batch_size)
-            self._schedule.issued("wm", n_updates)
-            calls.issue(learner, "train", n_updates)
-
     # ------------------------------------------------------------------ answers
 
     def _on_collect(self, call: Call, report: CollectReport) -> None:
         self._collecting.collected(call.child)
         self.progress.collected(call.child.name, report)
+        self._adapting.collected(report)
         self._reporter.episodes(report)
         self._shards.add(call.payload, report.payload_bytes, call.child)
 

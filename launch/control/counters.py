@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from launch.control.adaptive import AdaptiveState
 from launch.control.checkpoint import CheckpointError
 from launch.control.shards import Account
 from launch.setting_types import LARGEST_INT, shown
@@ -32,6 +33,11 @@ def checked_counters(counters: Mapping[str, object], path: Path) -> Counters:
     progress, limiter = counters["progress"], counters["limiter"]
     for reason, n_episodes in _part(progress, "end_reasons", path).items():
         _check_count(n_episodes, f"progress.end_reasons.{reason[:50]}", path)
+    if "adaptive" in progress:  # older checkpoints have none
+        try:
+            AdaptiveState.from_json(progress["adaptive"])
+        except ValueError as error:
+            raise CheckpointError(f"{path}: progress.{error}; use another checkpoint") from error
     if progress.get("best_return") is not None:
         _check_number(progress["best_return"], "progress.best_return", path)
     _check_number(limiter.get("samples_per_insert"), "limiter.samples_per_insert", path)

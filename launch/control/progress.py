@@ -13,6 +13,7 @@ from actors.collect_report import CollectReport, EpisodeRecord
 from actors.evaluation import EvaluationReport
 from actors.reanalysis import ReanalysisReport
 from cache.pool import PoolStats
+from launch.control.adaptive import AdaptiveState
 from launch.control.refresh_figures import RefreshFigures
 from learner.learner import TrainReport
 
@@ -55,6 +56,7 @@ class Progress:
         self._cache: dict[str, dict[str, PoolStats]] = {}  # by process, then pool
         self._evaluation: dict[str, float] = {}
         self._refreshes = RefreshFigures()
+        self.adaptive = AdaptiveState()
         self.weight_version = -1  # newest that acted
         self._clock = clock
         self._started = clock()
@@ -125,6 +127,7 @@ class Progress:
             "evaluations": self.evaluations,
             "end_reasons": dict(self.end_reasons),
             "best_return": None if np.isinf(self.best_return) else self.best_return,
+            "adaptive": self.adaptive.to_json(),
         }
 
     def restore(self, state: dict[str, object]) -> None:
@@ -135,6 +138,8 @@ class Progress:
         self.end_reasons = Counter(state["end_reasons"])
         best = state["best_return"]
         self.best_return = -np.inf if best is None else float(best)
+        if "adaptive" in state:  # older checkpoints have none
+            self.adaptive = AdaptiveState.from_json(state["adaptive"])
 
     def close_window(self) -> dict[str, float]:
         """The metrics of the window that ends now, and begins the next one."""
@@ -158,6 +163,9 @@ class Progress:
         metrics.update(self._prior_metrics())
         metrics.update(self._wait_metrics(elapsed))
         metrics.update(self._refreshes.close_window(elapsed))
+        if self.adaptive != AdaptiveState():  # it follows the returns
+            metrics["adaptive_learning_rate_scale"] = self.adaptive.learning_rate
+            metrics["adaptive_exploration_scale"] = self.adaptive.exploration
         self.window = Window(now)
         return metrics
 

@@ -55,6 +55,7 @@ class Reporter:
         self._language: Mapping[str, float] = {}
         self._publishing: Mapping[str, float] = {}
         self._search: Mapping[str, float] = {}
+        self.times: Callable[[], Mapping[str, float]] = dict  # of all processes, since last asked
         self._beats: dict[str, tuple[float, str]] = {}
         self._states: dict[str, str] = {}  # by child
         self.last_metrics: dict[str, Scalar] = {}
@@ -71,6 +72,7 @@ class Reporter:
         metrics.update(self._publishing)
         metrics.update(self._search)
         metrics.update(self._resources)
+        metrics.update(self.times())
         metrics["ratio_target"] = limiter.config.samples_per_insert
         metrics["ratio_actual"] = limiter.ratio
         self._writer.write(metrics, update=progress.updates, global_step=progress.env_steps)

@@ -33,6 +33,7 @@ SAFE_TO_CHANGE = (
     "runtime",
     "device",
     "acting.",
+    "adaptive.",
     "control.",
     "evaluation.",
     "language.",
@@ -45,6 +46,7 @@ SAFE_TO_CHANGE = (
     "replay.device",
     "replay.engine",
     "search.",
+    "trace.",
 )
 # Not safe although listed above, where a language model is tuned: its adapter belongs to these.
 # That of a warm start is what the tuned one is measured against, for as long as the run lasts.

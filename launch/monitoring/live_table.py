@@ -119,15 +119,18 @@ def who_waits(metrics: Mapping[str, Scalar], n_most: int = 3) -> str:
     return ", ".join(text for _, text in longest) or "nobody for long"
 
 
-def make_table(metrics: Mapping[str, Scalar], title: str) -> Table:
-    """Figures under their labels, a row per subject; fits 80 columns."""
+def make_table(metrics: Mapping[str, Scalar], title: str, busy: str = "") -> Table:
+    """Figures under their labels, a row per subject; fits 80 columns.
+
+    busy: the long work that is waited for
+    """
     table = Table(
         title=title,
         title_justify="left",
         show_header=False,
         box=box.ROUNDED,
         show_lines=True,
-        caption=f"waits: {who_waits(metrics)}",
+        caption=busy or f"waits: {who_waits(metrics)}",
         caption_justify="left",
     )
     table.add_column(style="bold", no_wrap=True)
@@ -173,6 +176,8 @@ class LiveTable:
         self._clock = clock
         self._live: Live | None = None
         self._line_at = float("-inf")
+        self._metrics: Mapping[str, Scalar] = {}
+        self._busy = ""
 
     def __enter__(self) -> LiveTable:
         if self._console.is_terminal:
@@ -181,13 +186,26 @@ class LiveTable:
         return self
 
     def update(self, metrics: Mapping[str, Scalar]) -> None:
+        self._metrics = metrics
         if self._live is not None:
-            self._live.update(make_table(metrics, self._title), refresh=True)
+            self._draw(self._live)
             return
         now = self._clock()
         if now - self._line_at >= LINE_PERIOD_S:
             self._line_at = now
             self.say(make_line(metrics))
+
+    def busy(self, line: str) -> None:
+        """The long work that is waited for now, in place of the waits; "" is none.
+
+        On a terminal only.
+        """
+        is_new, self._busy = line != self._busy, line
+        if self._live is not None and is_new:
+            self._draw(self._live)
+
+    def _draw(self, live: Live) -> None:
+        live.update(make_table(self._metrics, self._title, self._busy), refresh=True)
 
     def say(self, line: str) -> None:
         """A line of text that stays, above the table if there is one."""

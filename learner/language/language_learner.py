@@ -39,6 +39,7 @@ from learner.language.prompt import PromptBuilder, ScoreRequest
 from learner.language.prompt_config import PromptConfig
 from learner.language.reference import Reference
 from learner.language.scoring import answer_log_probs, load_causal_lm
+from replay_service.stage_times import add_seconds
 from replay_service.targets import TextBatch
 
 KEPT_BAD_BATCHES = 8
@@ -131,23 +132,22 @@ class LanguageLearner:
         for _ in range(n_updates):
             mark = time.perf_counter()
             batch = source.next()
-            seconds["sample_wait"] += time.perf_counter() - mark
+            mark = add_seconds(seconds, "sample_wait", mark)
             if batch is None:
                 break
-            mark = time.perf_counter()
             metrics = self.update(batch)
             if not self._n_bad_in_a_row:
                 n_finite += 1
                 for name, value in metrics.items():
                     sums[name] = sums.get(name, 0.0) + value
-            seconds["compute"] += time.perf_counter() - mark
+            add_seconds(seconds, "compute", mark)
             done += 1
         mark = time.perf_counter()
         adapter = None
         is_due = self._updates - self._published_at >= self._config.publish_every
         if is_due and not self._n_bad_in_a_row:
             adapter = self.publish()
-        seconds["publish"] = time.perf_counter() - mark
+        add_seconds(seconds, "publish", mark)
         means = {name: value / n_finite for name, value in sums.items()} or metrics
         if done:
             means = {**means, "language_skipped_total": float(self._skipped)}

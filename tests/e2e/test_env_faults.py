@@ -74,6 +74,13 @@ def test_a_broken_env_costs_its_actor_and_no_more_than_the_calls_under_way(tmp_p
         assert waited < limit + DEADLINE_S, fault  # faults of two actors may be told crosswise
     hung = [e for e in failures if "no answer within" in e["cause"]]
     assert len(hung) == 2, failures
+    for event in run.events("deadline_trace"):  # both may be late within half a minute
+        trace = (run.folder / event["file"]).read_text()
+        assert event["waits_for"] in {failure["child"] for failure in hung}
+        assert f"for {event['waits_for']} to answer collect" in trace
+        assert f"{event['waits_for']}: collect for" in trace
+        assert "faulty_env.py" in trace or "no stacks:" in trace  # where py-spy may not look
+    assert run.events("deadline_trace")
     lost = steps_taken(tmp_path) - run.metrics()["global_step"]
     # A call of a process that died counts for nothing; one has run, the next is in its queue.
     print(f"{lost} steps of {steps_taken(tmp_path)} lost in {len(kinds)} faults")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from launch import train
+from launch import status, train
 from launch.config import parse
 from launch.control.pacing import make_limiter
 
@@ -260,3 +260,36 @@ def test_a_run_is_not_continued_with_other_settings(tmp_path, capsys, changed, w
     text = capsys.readouterr().err
     for word in [*words, "--run-dir"]:
         assert word in text
+
+
+def test_schedules_that_adapt_repeat_and_a_run_says_where_its_time_went(tmp_path, capsys):
+    adaptive = shlex.split(
+        """--adaptive.learning-rate true --adaptive.exploration true --adaptive.episodes-per-look 2
+        --adaptive.stall-looks 1 --adaptive.min-gain 1000 --adaptive.cooldown-env-steps 40"""
+    )
+    traces = shlex.split("--slow-step-trace-threshold 1000 --profile --trace.profile-s 0.5")
+    for name, extra in (("a", traces), ("b", [])):
+        assert run(tmp_path / name, *adaptive, *extra, "--control.log-period-s", "0.01") == 0
+    changes = [without_time(events(tmp_path / name, "adapted")) for name in "ab"]
+    assert changes[0] == changes[1]
+    assert {change["cause"] for change in changes[0]} == {"stall"}
+    first = changes[0][0]
+    assert (first["learning_rate_scale"], first["exploration_scale"]) == (0.5, 1.25)
+    assert all(b["env_steps"] - a["env_steps"] >= 40 for a, b in pairwise(changes[0]))
+    last = metrics(tmp_path / "a")[-1]
+    assert last["adaptive_exploration_scale"] == changes[0][-1]["exploration_scale"]
+    assert content_hashes(tmp_path / "a") == content_hashes(tmp_path / "b")
+    latest = (
+        tmp_path / "a" / "checkpoints" / (tmp_path / "a/checkpoints/LATEST").read_text().strip()
+    )
+    saved = json.loads((latest / "counters.json").read_text())["progress"]["adaptive"]
+    assert saved["exploration"] == last["adaptive_exploration_scale"]
+
+    spans = json.loads((tmp_path / "a" / "profile.json").read_text())["traceEvents"]
+    assert {"train", "compute", "sample"} <= {span["name"] for span in spans}
+    tree = capsys.readouterr().out
+    for word in ("learner, ", "env-actor-1, ", "insert-wait", "checkpoint", "evaluate"):
+        assert word in tree
+    assert status.main([str(tmp_path / "a")]) == 0
+    shown = capsys.readouterr().out
+    assert "finished" in shown and "env steps 240" in shown and "env-actor-1" in shown

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from learner.config import LearnerConfig
+from learner.config import LearnerConfig, StepScales
 from learner.learner import Learner
 from learner.learner_actor import LearnerActor
 from learner.weights import WeightStore
@@ -305,6 +305,17 @@ def test_load_names_file_and_key(tmp_path):
         learner.load(tmp_path)
     with pytest.raises(ValueError, match=r"cannot read .*learner\.json"):
         learner.load(tmp_path / "nowhere")
+
+
+def test_scales_are_settings_for_one_call():
+    scaled = make_learner(learning_rate=2e-3, entropy_weight=0.02)
+    plain = make_learner(learning_rate=1e-3, entropy_weight=0.01)
+    report = scaled.train(3, Batches(), None, StepScales(0.5, 0.5))
+    plain.train(3, Batches(), None)
+    assert report.metrics["learning_rate"] == 1e-3
+    now = parameters(plain)
+    assert all(torch.equal(value, now[name]) for name, value in parameters(scaled).items())
+    assert scaled.train(1, Batches(3), None).metrics["learning_rate"] == 2e-3
 
 
 def test_learning_rate_rises_then_falls_along_a_cosine_to_a_tenth():

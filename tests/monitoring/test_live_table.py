@@ -66,6 +66,19 @@ def test_live_table_redraws_on_a_terminal() -> None:
     assert "\x1b[?25h" in text, "the cursor is shown again"
 
 
+def test_long_work_is_shown_in_place_of_the_waits_on_a_terminal_only() -> None:
+    for terminal in (True, False):
+        console, stream = make_console(terminal)
+        with LiveTable("run", console) as table:
+            table.update(METRICS)
+            table.busy("replay-0 saves")
+            table.busy("replay-0 saves")
+            assert ("replay-0 saves" in stream.getvalue()) == terminal
+            length = len(stream.getvalue())
+            table.busy("")
+            assert (len(stream.getvalue()) > length) == terminal
+
+
 def test_summary_fits_80_columns_and_skips_empty_rows() -> None:
     console, stream = make_console(terminal=False)
     print_summary({**METRICS, "prior_cache_hit_rate": None}, "mario-quick", console)

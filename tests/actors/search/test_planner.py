@@ -307,3 +307,20 @@ def test_config_errors_name_field_and_value(field, value):
 def test_gumbel_refuses_to_reuse_trees():
     with pytest.raises(ValueError, match="reuse_tree must be false with variant 'gumbel'"):
         SearchConfig(variant="gumbel", reuse_tree=True)
+
+
+@pytest.mark.parametrize("variant", ["puct", "gumbel"])
+def test_noise_may_be_asked_for_in_another_measure(make_planner, model, obs, variant):
+    """Twice the configured noise is what twice the setting would be; none is none."""
+    wide = {"dirichlet_fraction": 0.5, "gumbel_scale": 2.0, "variant": variant}
+    plain = {"dirichlet_fraction": 0.25, "gumbel_scale": 1.0, "variant": variant}
+    for noise, settings in ((2.0, wide), (True, plain), (1.0, plain)):
+        one = first_call(make_planner(model, **plain), obs, add_noise=noise)
+        other = first_call(make_planner(model, **settings), obs, add_noise=True)
+        np.testing.assert_array_equal(one.policy, other.policy)
+        np.testing.assert_array_equal(one.action, other.action)
+    most = first_call(make_planner(model, **plain), obs, add_noise=100.0)
+    assert np.isfinite(most.policy).all()
+    none = first_call(make_planner(model, **plain), obs, add_noise=0.0)
+    without = first_call(make_planner(model, **plain), obs)
+    np.testing.assert_array_equal(none.policy, without.policy)

@@ -73,6 +73,12 @@ def test_priors_and_noise_are_distributions_over_legal_actions(seed, mode, adapt
             assert (rows[~legal] == 0).all() and (rows >= 0).all()
             np.testing.assert_allclose(rows.sum(axis=1), 1.0)
         assert (noisy >= 0.75 * prior - 1e-12).all()
+    shares = rng.random(n_roots)
+    noisy = add_dirichlet_noise(prior, legal, 0.3, shares, rng)
+    np.testing.assert_allclose(noisy.sum(axis=1), 1.0)
+    assert (noisy >= (1.0 - shares[:, None]) * prior - 1e-12).all()
+    none = add_dirichlet_noise(prior, legal, 0.3, np.zeros(n_roots), rng)
+    np.testing.assert_array_equal(none, prior)
 
 
 def test_softmax_is_uniform_where_logits_are_not_finite():

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from actors.acting import ActingConfig
 from launch.config import Config
+from launch.control.adapting import Adapting
 from launch.control.call_book import CallBook
 from launch.control.child_health import State
 from launch.control.collecting import ADDS_IN_FLIGHT_PER_ACTOR, Collecting
@@ -65,7 +66,13 @@ class World:
         self.limiter = Limiter()
         progress = Progress(N_ACTORS, self.now)
         self.collecting = Collecting(
-            self.config, self.calls, self.fleet, self.roster, progress, self.limiter
+            self.config,
+            self.calls,
+            self.fleet,
+            self.roster,
+            progress,
+            self.limiter,
+            Adapting(self.config.adaptive, progress, Reporter()),
         )
         self.pings = {child: self.calls.issue(child, "ping") for child in actors.values()}
         self.in_flight: dict[Call, None] = dict.fromkeys(self.pings.values())

@@ -1,0 +1,138 @@
+"""The watched runtime around the serial one, with children that take their time."""
+
+import json
+import time
+from dataclasses import dataclass, field
+
+import pytest
+
+from launch.control.runtime import Call, CallFailed, Resources
+from launch.control.serial_runtime import SerialRuntime
+from launch.tracing.config import TraceConfig
+from launch.tracing.watched_runtime import WatchedRuntime
+
+
+@dataclass
+class Report:
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+class Slow:
+    """Trains for as long as it is told."""
+
+    def train(self, seconds: float) -> Report:
+        time.sleep(seconds)
+        return Report({"compute": seconds})
+
+
+class Mute(SerialRuntime):
+    """Its children never answer."""
+
+    name = "mute"
+
+    def call(self, child, method, *args, deadline_s, with_payload=False) -> Call:
+        return Call(child, method, self.now(), deadline_s, answer=None, args=args)
+
+    def value(self, call: Call) -> object:
+        raise CallFailed(call, "no answer within 0 s")
+
+
+def train(runtime: WatchedRuntime, child, seconds: float) -> None:
+    call = runtime.call(child, "train", seconds, deadline_s=10.0)
+    for ready in runtime.wait([call], 0.1):
+        runtime.value(ready)
+
+
+def told(events: list) -> object:
+    return lambda kind, **fields: events.append((kind, fields))
+
+
+def test_slow_steps_leave_stacks_taken_while_they_are_slow(tmp_path):
+    config = TraceConfig(slow_step_s=0.1, slow_steps=2, window_s=60.0)
+    runtime, events = WatchedRuntime(SerialRuntime(), config, tmp_path, 0.0), []
+    child = runtime.start("learner", "learner", Slow, {}, Resources())
+    with runtime.watching(told(events), lambda line: None):
+        train(runtime, child, 0.5)  # the first of its kind does not count
+        train(runtime, child, 0.0)
+        train(runtime, child, 0.5)
+        assert not list(tmp_path.glob("slow_step_trace_*.log"))
+        train(runtime, child, 0.5)
+        train(runtime, child, 0.5)  # in the same window
+    ((kind, fields),) = events
+    assert kind == "slow_step_trace"
+    assert fields["child"] == "learner" and fields["method"] == "train"
+    (path,) = tmp_path.glob("slow_step_trace_*.log")
+    assert path.name == fields["file"]
+    text = path.read_text()
+    assert "learner has taken" in text and "time.sleep(seconds)" in text
+    times = json.loads((tmp_path / "timings.json").read_text())
+    seconds, n_calls = times["processes"]["learner"]["stages"]["train"]
+    assert seconds == pytest.approx(2.0) and n_calls == 5
+    assert 0.0 < times["processes"]["driver"]["stages"]["work"][0] < times["wall_s"] - 1.9
+
+
+def test_without_a_threshold_nothing_is_watched(tmp_path):
+    runtime, events = WatchedRuntime(SerialRuntime(), TraceConfig(), tmp_path, 0.0), []
+    child = runtime.start("learner", "learner", Slow, {}, Resources())
+    with runtime.watching(told(events), lambda line: None):
+        for _ in range(4):
+            train(runtime, child, 0.05)
+    assert events == [] and [p.name for p in tmp_path.iterdir()] == ["timings.json"]
+
+
+def test_a_missed_deadline_leaves_stacks_and_says_who_waits_for_whom(tmp_path):
+    runtime, events = WatchedRuntime(Mute(), TraceConfig(), tmp_path, 0.0), []
+    child = runtime.start("env-actor-0", "env_actor", Slow, {}, Resources())
+    call = runtime.call(child, "train", 1.0, deadline_s=0.0)
+    other = runtime.call(child, "train", 1.0, deadline_s=0.0)
+    with runtime.watching(told(events), lambda line: None):
+        for late in (call, other):
+            with pytest.raises(CallFailed):
+                runtime.value(late)
+    ((kind, fields),) = events  # one file for all that are late at once
+    assert kind == "deadline_trace"
+    assert (fields["who"], fields["waits_for"]) == ("driver", "env-actor-0")
+    text = (tmp_path / fields["file"]).read_text()
+    assert "for env-actor-0 to answer train, which may take 0 s" in text
+    assert "env-actor-0: train for" in text and "1 more asked for" in text
+
+
+def test_a_profile_covers_the_window_after_the_first_updates(tmp_path):
+    config = TraceConfig(profile=True, profile_s=0.3)
+    runtime, events = WatchedRuntime(SerialRuntime(), config, tmp_path, 0.0), []
+    child = runtime.start("learner", "learner", Slow, {}, Resources())
+    with runtime.watching(told(events), lambda line: None):
+        for _ in range(8):
+            train(runtime, child, 0.1)
+    assert events == [("profile_written", {"file": "profile.json"})]
+    trace = json.loads((tmp_path / "profile.json").read_text())["traceEvents"]
+    spans = [event for event in trace if event["ph"] == "X"]
+    assert {event["name"] for event in spans} == {"train"}
+    assert 2 <= len(spans) <= 5  # from 0.1 s on, for 0.3 s, on a machine that may be busy
+    assert not (tmp_path / "profile").exists()
+
+
+def test_a_profile_that_cannot_be_written_costs_nothing_else(tmp_path, caplog):
+    (tmp_path / "profile").write_text("in the way of the folder")
+    config = TraceConfig(profile=True, profile_s=0.1)
+    runtime, events = WatchedRuntime(SerialRuntime(), config, tmp_path, 0.0), []
+    child = runtime.start("learner", "learner", Slow, {}, Resources())
+    with runtime.watching(told(events), lambda line: None):
+        for _ in range(3):
+            train(runtime, child, 0.05)
+    assert events == [] and "cannot write a profile" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"slow_step_s": -1.0}, "trace.slow_step_s must lie in"),
+        ({"slow_step_s": float("nan")}, "trace.slow_step_s"),
+        ({"slow_steps": 0}, "trace.slow_steps must be at least 1, got 0"),
+        ({"window_s": 0.0}, "trace.window_s must lie in"),
+        ({"profile_s": float("inf")}, "trace.profile_s must lie in"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, words):
+    with pytest.raises(ValueError, match=words.replace(".", r"\.")):
+        TraceConfig(**settings)
