@@ -63,8 +63,10 @@ class World:
 def text_world(kind: str, *options: str) -> World:
     game = ("--preset", "textworld", "--env.text.kind", kind, "--env.text.options", *options)
     # Actions are answered in words, which the tiny model can learn, unlike letters, which
-    # mean another action in each state; and it needs a wide adapter, trained slowly.
-    words = ("--prior.prompt.scoring", "text", "--prior.prompt.max-tokens", "2000")
+    # mean another action in each state; and it needs a wide adapter, trained slowly. Sums over
+    # tokens would prefer the shortest words until it has learnt better.
+    words = ("--prior.prompt.scoring", "text", "--prior.prompt.max-tokens", "2000",
+             "--prior.per-token", "true")  # fmt: skip
     language = (
         *("--language.lora-rank", "32", "--language.lora-alpha", "64"),
         *("--language.learning-rate", "0.001"),

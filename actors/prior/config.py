@@ -32,6 +32,9 @@ class PriorConfig:
     cache_size: int = 20_000  # answers each env actor keeps, about 1 KB each; 0 keeps none
 
     temperature: float = 1.0  # flattens the label distribution; above 1 trusts the model less
+    # answers in words: the mean log-probability of an option's tokens instead of their sum, which
+    # is low for what is long, above all in a model that knows nothing
+    per_token: bool = False
     epsilon_uniform: float = 0.05  # share of a uniform prior mixed in, so that no action is lost
     injection: InjectionConfig = field(default_factory=InjectionConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)

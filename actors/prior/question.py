@@ -26,7 +26,8 @@ class Question:
     """One state with its options; answered once, with log-probabilities or a failure.
 
     actions:   [K] indices of the listed options
-    log_probs: [K] float32 in the order of `actions`, None until answered
+    log_probs: [K] float32 in the order of `actions`, None until answered; with prior.per_token
+               means over the tokens of each
     """
 
     __slots__ = (
@@ -78,6 +79,7 @@ class OpenQuestions:
     ) -> None:
         self.version = BASE_VERSION
         self._version_asked_at = -float("inf")
+        self._per_token = config.per_token
         self._transport = transport
         self._cache = cache
         self._counters = counters
@@ -156,6 +158,9 @@ class OpenQuestions:
         for question, log_probs in zip(questions, batch.log_probs, strict=False):
             if invalid_reason(log_probs, len(question.actions)):
                 continue
+            if self._per_token:
+                n_tokens = np.array([len(answer) for answer in question.request.answers])
+                log_probs = (log_probs / n_tokens).astype(np.float32)
             question.log_probs = log_probs
             question.version = batch.version
             self._any_answered = True

@@ -105,6 +105,25 @@ def test_probabilities_by_hand(builder: PromptBuilder, temperature: float, epsil
     assert pending.collect() is prior
 
 
+@pytest.mark.parametrize("per_token", [False, True])
+def test_per_token_priors_do_not_shrink_with_an_options_length(
+    tiny_llm: Path, per_token: bool
+) -> None:
+    """Each token is as likely: sums tell lengths, means nothing; from the cache too."""
+    builder = PromptBuilder(tiny_llm, PromptConfig(scoring="text"), seed=0)
+    bench = Bench(builder, per_token=per_token, epsilon_uniform=0.0)
+    pending = bench.client.ask(["a state"], [OPTIONS])
+    (request,) = bench.transport.sent[0]
+    lengths = np.array([len(answer) for answer in request.answers])
+    bench.transport.ready[0] = ScoreBatch(((-2.0 * lengths).astype(np.float32),), 0)
+    weights = np.exp(-2.0 * (np.ones(4) if per_token else lengths - lengths.min()))
+    expected = weights / weights.sum()
+    assert len(set(lengths.tolist())) > 1
+    again = bench.client.ask(["a state"], [OPTIONS])
+    for prior in (pending.collect(), again.collect()):
+        np.testing.assert_allclose(prior.probabilities, expected[None], rtol=1e-5)
+
+
 def test_the_order_in_which_labels_are_dealt_does_not_matter(tiny_llm: Path) -> None:
     """An engine that scores each option by its text gives the same prior under every deal."""
 
