@@ -151,6 +151,7 @@ class Learner:
             if not self._n_bad_in_a_row:
                 for name, value in metrics.items():
                     sums[name] += value
+        self._scales = StepScales()
         n_finite = n_updates - len(self._bad_steps)
         means = {name: total / n_finite for name, total in sums.items()} or dict(metrics)
         means |= {"skipped_total": float(self._counters.skipped), **self._counters.watched}

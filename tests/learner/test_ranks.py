@@ -12,10 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learner.config import LearnerConfig
+from learner.config import LearnerConfig, StepScales
 from learner.learner import Learner
 from learner.ranks import RankLostError
-from tests.learner.test_learner import MODEL, SPEC, TARGETS, make_batch, parameters
+from tests.learner.test_learner import MODEL, SPEC, TARGETS, Batches, make_batch, parameters
 
 CLOSE = {"rtol": 0.0, "atol": 1e-5}
 
@@ -58,6 +58,15 @@ def test_twenty_updates_of_two_ranks_are_those_of_one(two):
         assert_same_answers(one.update(batch), two.update(batch))
     assert_equal(one, two)
     assert two.updates == 20 and two.version == one.version
+
+
+def test_scales_of_one_call_reach_every_rank(two, tmp_path):
+    two.save(tmp_path)
+    one = make_learner(n_devices=1)
+    one.load(tmp_path)
+    for learner in (one, two):
+        learner.train(2, Batches(), None, StepScales(0.5, 40.0))
+    assert_equal(one, two)
 
 
 @settings(max_examples=25, deadline=None)
