@@ -26,6 +26,7 @@ from actors.search import SearchConfig
 from launch.control.config import ControlConfig, check_no_password
 from launch.control.rate_limiter import RateLimiterConfig
 from launch.control.schedule import ScheduleConfig
+from launch.monitoring.config import MonitoringConfig
 from launch.setting_types import SettingError, shown, typed
 from learner.config import LearnerConfig
 from learner.language.config import LanguageConfig
@@ -67,6 +68,7 @@ class Config:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     control: ControlConfig = field(default_factory=ControlConfig)
+    monitoring: MonitoringConfig = field(default_factory=MonitoringConfig)
 
     total_env_steps: int = 10_000  # env steps to collect over all actors before the run ends
     seed: int = 0  # every random stream of the run derives from it

@@ -38,6 +38,7 @@ SAFE_TO_CHANGE = (
     "language.",
     "learner.",
     "limiter.",
+    "monitoring.",
     "prior.",
     "reanalysis.",
     "schedule.",

@@ -169,12 +169,17 @@ class RunView:
                     "state": beat.get("state"),
                     "beat_at": written - age_s if written and age_s is not None else None,
                     "is_stalled": beat.get("is_stalled") is True,
-                    "cpu_percent": _number(self._latest.get(f"cpu_percent/{name}")),
-                    "rss_mb": _number(self._latest.get(f"rss_mb/{name}")),
+                    "cpu_percent": self._usage(beat, "cpu_percent", name),
+                    "rss_mb": self._usage(beat, "rss_mb", name),
                     "restarts": self._restarts[name],
                 }
             )
         return rows
+
+    def _usage(self, beat: Section, figure: str, process: str) -> float | None:
+        """Of one process; older runs have it in their metrics."""
+        now = _number(beat.get(figure))
+        return _number(self._latest.get(f"{figure}/{process}")) if now is None else now
 
     def _read_live(self) -> None:
         path = self.run_dir / LIVE_FILE
