@@ -16,18 +16,25 @@ class Construction:
         self._n_envs = n_actors * envs_per_actor
         self._envs_per_actor = envs_per_actor
         self._clock = clock
-        self._began_at: dict[str, float] = {}
+        self._created_at = clock()
+        self._began_at: dict[str, float] = {}  # by env actor that has not answered yet
+        self._seen: set[str] = set()
         self._built: set[str] = set()  # env actors that have answered at least once
 
+    def begun(self) -> str:
+        """The first line; env actors are about to be started."""
+        return f"{self._count()} ..."
+
     def changed(self, child: str, state: str) -> str | None:
-        """A line for people, if `child` has begun to build environments or is done with it."""
+        """A line for people, if `child` is done with making its environments."""
         if not child.startswith(ENV_ACTOR):
             return None
         now = self._clock()
         if state == State.STARTING:
-            is_first = not self._began_at
-            self._began_at[child] = now
-            return f"{self._count()} ..." if is_first else None
+            # The first ones were started before they were told of.
+            self._began_at[child] = now if child in self._seen else self._created_at
+            self._seen.add(child)
+            return None
         began_at = self._began_at.pop(child, None)
         if state != State.HEALTHY or began_at is None:
             return None

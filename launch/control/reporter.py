@@ -65,6 +65,8 @@ class Reporter:
         self._gpus = GpuAlarm()
         self._device: dict[str, float] = {}
         self._construction = construction
+        if construction is not None:
+            table.say(construction.begun())
         self._acting_version = NO_VERSION
         self.last_metrics: dict[str, Scalar] = {}
 

@@ -80,15 +80,16 @@ class RunView:
 
     def refresh(self) -> None:
         """Reads what was appended since the last call."""
-        records = self._metrics.read_new()
-        for record in records:
+        records = beats = events = 0
+        for record in self._metrics.iter_new():
             self._add_metrics(record)
-        beats = self._heartbeats.read_new()
-        if beats:
-            self._beat = beats[-1]
-        events = self._events.read_new()
-        for event in events:
+            records += 1
+        for beat in self._heartbeats.iter_new():
+            self._beat = beat
+            beats += 1
+        for event in self._events.iter_new():
             self._add_event(event)
+            events += 1
         self._set("status", self._status())
         if records or "curves" not in self._sections:
             self._set("curves", self._curves())

@@ -11,10 +11,11 @@ import math
 import numbers
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import IO
 
-from launch.monitoring.rotation import Rotation, part_numbers, put_aside, read_part, tidy
+from launch.monitoring.rotation import Rotation, open_part, part_numbers, put_aside, tidy
 
 Scalar = str | int | float | bool | None
 JsonValue = Scalar | list["JsonValue"] | dict[str, "JsonValue"]
@@ -188,45 +189,53 @@ class JsonLinesReader:
 
     def read_new(self) -> list[dict[str, JsonValue]]:
         """Records appended since the last call; empty if the file is not there."""
-        records = []
+        return list(self.iter_new())
+
+    def iter_new(self) -> Iterator[dict[str, JsonValue]]:
+        """The same one by one, since the parts of a long run are large."""
         while True:
             for number in part_numbers(self.path):
                 if number > self._n_parts:
-                    self._take_part(number, records)
+                    yield from self._iter_part(number)
             try:
                 with self.path.open("rb") as stream:
                     if self._is_behind():  # what was opened may be the file after the next
                         continue
                     if os.fstat(stream.fileno()).st_size < self._offset:
                         self._offset = 0
-                    stream.seek(self._offset)
-                    self._offset += self._take(stream.read(), records)
+                    yield from self._iter_lines(stream)
             except OSError:
                 if self._is_behind():
                     continue
-            return records
+            return
 
     def _is_behind(self) -> bool:
         """The file was put aside since its parts were read."""
         return any(number > self._n_parts for number in part_numbers(self.path))
 
-    def _take_part(self, number: int, records: list[dict[str, JsonValue]]) -> None:
+    def _iter_part(self, number: int) -> Iterator[dict[str, JsonValue]]:
         """The first part not read yet is what was the file until now, if none was removed."""
-        data = read_part(self.path, number)
-        is_next = number == self._n_parts + 1 and self._offset <= len(data)
-        self._take(data[self._offset :] if is_next else data, records)
+        if number != self._n_parts + 1:
+            self._n_parts, self._offset = number - 1, 0
+        try:
+            with open_part(self.path, number) as stream:
+                yield from self._iter_lines(stream)
+        except (OSError, EOFError):  # damaged, or removed meanwhile
+            self.n_skipped += 1
         self._n_parts, self._offset = number, 0
 
-    def _take(self, data: bytes, records: list[dict[str, JsonValue]]) -> int:
-        """Adds the whole lines of `data`; returns how many bytes these are."""
-        whole = data[: data.rfind(b"\n") + 1]
-        for line in whole.splitlines():
+    def _iter_lines(self, stream: IO[bytes]) -> Iterator[dict[str, JsonValue]]:
+        """From the offset on, which follows; a last line without its end is left for later."""
+        stream.seek(self._offset)
+        for line in stream:
+            if not line.endswith(b"\n"):
+                return
+            self._offset += len(line)
             try:
                 record = parse_json(line)
             except ValueError:
                 record = None
             if isinstance(record, dict):
-                records.append(record)
+                yield record
             else:
                 self.n_skipped += 1
-        return len(whole)

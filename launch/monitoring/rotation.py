@@ -12,6 +12,7 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, cast
 
 MEBIBYTE = 1 << 20
 _SUFFIX = re.compile(r"\.(\d{6,})(\.gz)?$")
@@ -35,22 +36,15 @@ def part_numbers(path: Path) -> list[int]:
     return sorted(found)
 
 
-def read_part(path: Path, number: int) -> bytes:
-    """The content of a part, compressed or not; empty if it is damaged or gone meanwhile."""
+def open_part(path: Path, number: int) -> IO[bytes]:
+    """The content of a part, compressed or not. Raises FileNotFoundError if it is gone meanwhile;
+    reading a damaged one raises OSError or EOFError.
+    """
     raw = _part(path, number)
-    for _ in range(2):  # it may be compressed between two looks
-        try:
-            return raw.read_bytes()
-        except FileNotFoundError:
-            pass
-        try:
-            with gzip.open(f"{raw}.gz", "rb") as stream:
-                return stream.read()
-        except FileNotFoundError:
-            continue
-        except (OSError, EOFError):
-            return b""
-    return b""
+    try:
+        return raw.open("rb")
+    except FileNotFoundError:  # compressed, be it just now
+        return cast(IO[bytes], gzip.open(f"{raw}.gz", "rb"))
 
 
 def put_aside(path: Path) -> None:

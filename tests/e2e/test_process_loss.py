@@ -7,6 +7,7 @@ the run ended starts it again.
 import json
 import os
 import random
+import re
 import signal
 import time
 
@@ -121,6 +122,8 @@ def test_prometheus_finds_every_figure_of_the_record(run):
     assert found["object_store_spilled_bytes"] == 0
     assert (found["processes_stalled"], found["replay_shards_alive"]) == (0, 2)
     assert found["uss_mb_max/env_actor"] > 10
+    assert re.search(r"^\[env\] constructing (\d+)/\1, ", run.output(), re.M)
+    assert run.heartbeats()["learner"]["rss_mb"] > 10
     names = [actor["Name"] for actor in actors_of(run.process.pid)]
     assert {name.partition("@")[0] for name in names} == EVERYBODY
 

@@ -123,6 +123,14 @@ def test_metrics_and_events_are_put_aside_alike(tmp_path: Path) -> None:
         assert part_numbers(tmp_path / name)
 
 
+def test_a_reader_that_stops_in_the_middle_goes_on_there(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    rotated(path, 30, keep=9)
+    reader = JsonLinesReader(path)
+    taken = [record["n"] for _, record in zip(range(8), reader.iter_new(), strict=False)]
+    assert taken + numbers(reader) == list(range(30))
+
+
 def test_last_record_reads_the_end_only(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     assert last_record(path) == {}

@@ -8,10 +8,11 @@ from launch.control.construction import Construction
 def test_counts_environments_of_actors_that_have_answered() -> None:
     now = [100.0]
     construction = Construction(2, 4, lambda: now[0])
-    assert construction.changed("learner", "starting") is None
-    assert construction.changed("env-actor-0", "starting") == "[env] constructing 0/8 ..."
-    assert construction.changed("env-actor-1", "starting") is None
-    now[0] += 2.5
+    assert construction.begun() == "[env] constructing 0/8 ..."
+    now[0] += 2.0  # they are started, and told of later
+    for child in ("learner", "env-actor-0", "env-actor-1"):
+        assert construction.changed(child, "starting") is None
+    now[0] += 0.5
     assert construction.changed("env-actor-1", "healthy") == (
         "[env] constructing 4/8, env-actor-1 after 2.5 s"
     )
