@@ -29,11 +29,13 @@ class WandbTracker:
             project=project,
             name=run_dir.name,
             id=_known_id(run_dir / WANDB_ID_FILE, goes_on) or _new_id(run_dir / WANDB_ID_FILE),
-            resume="allow",
+            resume="allow" if mode == "online" else None,
             dir=str(run_dir),
             mode="offline" if mode == "offline" else "online",
             config=dict(settings),
-            settings=wandb.Settings(console="off", disable_git=True, disable_code=True),
+            settings=wandb.Settings(
+                silent=True, console="off", disable_git=True, disable_code=True
+            ),
         )
         # A resumed run repeats steps, which the tracker's own count of steps does not allow.
         self._run.define_metric("*", step_metric="global_step")
