@@ -3,7 +3,7 @@
 # make chaos [ARGS="--seed 7"]   kill processes of a small run for ten minutes
 # make two-hosts                 `ray up` on two hosts of namespaces, a run, a loss (root; minutes)
 # make setup | lint | lock       PYTHON=... names the Python 3.11 to use
-# EXTRAS=text before any of these adds what text games need
+# EXTRAS=text before any of these adds what text games need, EXTRAS=trackers W&B and MLflow
 
 PYTHON := $(or $(PYTHON),$(shell command -v python3.11 || command -v python3))
 BIN := .venv/bin
@@ -42,3 +42,5 @@ lock:
 		--overrides requirements/gpu_excluded.in
 	$(COMPILE) $(UPGRADE) requirements/text.in -o requirements/text.txt \
 		--constraints requirements/cpu.txt --find-links $(TORCH_WHEELS)
+	$(COMPILE) $(UPGRADE) requirements/trackers.in -o requirements/trackers.txt \
+		--constraints requirements/cpu.txt --overrides requirements/trackers_overrides.in

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -104,6 +104,7 @@ class ActingLoop:
         self._identity = identity
         self._keeps_advantages = keeps_advantages
         self._sequence = 0
+        self._is_new = True
         self._weight_version = NO_VERSION
         n_envs = len(self._games)
         self._builders = [
@@ -154,6 +155,8 @@ class ActingLoop:
         while report.env_steps < n_steps:
             self._play_half(self._turn, env_steps_so_far + report.env_steps, report, segments)
             self._turn = (self._turn + 1) % len(self._halves)
+        if self._is_new:
+            report.made_s, self._is_new = self._player.made_s, False
         report.payload_bytes = sum(segment.n_bytes for segment in segments)
         report.weight_version = self._weight_version
         report.cache = self._planner.cache_stats(reset=True)
@@ -206,10 +209,9 @@ class ActingLoop:
         self._ask_prior(half)
         report.add_seconds("prior_ask", mark)
         report.env_steps += len(env_ids)
-        report.simulations += output.stats.simulations
-        for stat in fields(output.stats):
-            value = getattr(output.stats, stat.name)
-            report.search[stat.name] = report.search.get(stat.name, 0.0) + value
+        report.add_search(output)
+        if prior is not None:
+            report.add_prior(output.policy, prior.probabilities, prior.available)
 
     def _search(self, half: int, env_steps: int, report: CollectReport) -> SearchOutput:
         """What was found for one half; where a service searches, the other half is sent there

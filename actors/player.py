@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +37,7 @@ class Player:
     model: WorldModel | None  # none where a service searches
     planner: Planner | SearchClient
     prior: PriorClient | None
+    made_s: tuple[float, ...] = ()  # seconds to make each of the games
 
     def pull_weights(self, source: WeightSource, version: int) -> int:
         """Takes over newer weights than `version`, if any; returns the version now held.
@@ -65,7 +67,11 @@ def make_player(
     seat: this process's place at a search service, with `search.mode served`
     """
     planner_seed, prior_seed, *game_seeds = rng.integers(0, 2**31 - 1, size=n_games + 2)
-    games = [make_game(config.env, int(seed)) for seed in game_seeds]
+    games, made_s = [], []
+    for seed in game_seeds:
+        began = time.perf_counter()
+        games.append(make_game(config.env, int(seed)))
+        made_s.append(time.perf_counter() - began)
     spec = games[0].spec
     model: WorldModel | None = None
     planner: Planner | SearchClient
@@ -85,4 +91,4 @@ def make_player(
     prior = None
     if prior_transport is not None:
         prior = PriorClient(config.prior, prior_transport, seed=int(prior_seed))
-    return Player(games, model, planner, prior)
+    return Player(games, model, planner, prior, tuple(made_s))

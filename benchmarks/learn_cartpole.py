@@ -30,6 +30,7 @@ import torch
 from actors.evaluation import EvaluationConfig, EvaluationLoop
 from actors.player import PlayerConfig, make_player
 from launch.config import Config, parse
+from launch.monitoring.json_lines import JsonLinesReader
 from learner.checkpoint import checkpoint_weights
 from learner.weights import WeightStore
 
@@ -69,8 +70,8 @@ def train(run_dir: Path, seed: int, env_steps: int, every: int, extra: list[str]
 
 def checkpoint_times(run_dir: Path, started: float) -> dict[str, tuple[int, float]]:
     """Checkpoint folder -> (env steps, seconds since `started`)."""
-    lines = (run_dir / "events.jsonl").read_text().splitlines()
-    events = [e for e in map(json.loads, lines) if e["event"] == "checkpoint"]
+    found = JsonLinesReader(run_dir / "events.jsonl").read_new()
+    events = [e for e in found if e["event"] == "checkpoint"]
     return {
         e["path"]: (int(Path(e["path"]).name.split("-")[1]), e["timestamp"] - started)
         for e in events

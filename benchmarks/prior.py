@@ -35,6 +35,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.training_run import ROOT, machine_line, python_path, train
+from launch.monitoring.json_lines import JsonLinesReader
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -146,8 +147,8 @@ def play(world: World, arm: str, seed: int, folder: Path, options: argparse.Name
         *arm_words(arm, warm_start(seed, folder, options)),
     ]  # fmt: skip
     train(run_dir, words, seconds=NO_LIMIT_S)
-    lines = (run_dir / "events.jsonl").read_text().splitlines()
-    found = [event for event in map(json.loads, lines) if event["event"] == "evaluation"]
+    events = JsonLinesReader(run_dir / "events.jsonl").read_new()
+    found = [event for event in events if event["event"] == "evaluation"]
     return [(int(event["env_steps"]), float(np.mean(event[world.score]))) for event in found]
 
 

@@ -36,7 +36,10 @@ from benchmarks.training_run import (
     train,
 )
 from launch.config import Config, overlay, preset_names
+from launch.monitoring.json_lines import JsonLinesReader
+from launch.monitoring.monitor import HEARTBEAT_FILE
 
+FIGURES = ("cpu_percent", "rss_mb", "uss_mb")  # of each process in a heartbeat
 Line = tuple[str, str, str]  # name, figure, remark
 
 
@@ -44,7 +47,7 @@ def speeds(span: Span, config: Config) -> list[Line]:
     steps, updates = span.rate("global_step"), span.rate("update")
     names = (
         "time_percent/learner/compute",
-        "cpu_percent/learner",
+        "cpu_percent_mean/learner",
         "wait_percent/learner/sample",
         "time_percent/learner/publish",
     )
@@ -126,11 +129,26 @@ def _game_parts(env_ms: float, config: Config, seconds: float) -> list[tuple[str
     ]
 
 
-def processes(span: Span, records: Span, family: FamilyWatch) -> list[tuple[str, ...]]:
+def usage_records(run_dir: Path) -> list[dict[str, object]]:
+    """What each process took, by time, as `<figure>/<process>`."""
+    records = []
+    for line in JsonLinesReader(run_dir / HEARTBEAT_FILE).read_new():
+        record = {"timestamp": line["timestamp"]}
+        for name, beat in line["processes"].items():
+            record |= {f"{figure}/{name}": beat[figure] for figure in FIGURES}
+        records.append(record)
+    return records
+
+
+def processes(span: Span, run_dir: Path, family: FamilyWatch) -> list[tuple[str, ...]]:
     """Name, MiB resident and unique (largest of the run), CPU, CPU ms per env step."""
-    resident, unique = records.highest("rss_mb/"), records.highest("uss_mb/")
+    records = usage_records(run_dir)
+    first, last = (float(span.records[at]["timestamp"]) for at in (0, -1))
+    measured = Span(tuple(r for r in records if first <= float(r["timestamp"]) <= last))
+    whole = Span(tuple(records))
+    resident, unique = whole.highest("rss_mb/"), whole.highest("uss_mb/")
     found = [
-        (name, resident[name], unique.get(name, math.nan), span.mean(f"cpu_percent/{name}"))
+        (name, resident[name], unique.get(name, math.nan), measured.mean(f"cpu_percent/{name}"))
         for name in resident
     ]
     found += family.rows(span)
@@ -193,7 +211,7 @@ def main() -> None:
     split = env_step_split(span, config, options.env_seconds)
     print_table(console, "an env step, ms of its env actor", ("stage", "ms", ""), split)
     columns = ("process", "resident MiB", "unique MiB", "CPU % of a core", "CPU ms per env step")
-    rows = processes(span, Span(tuple(records)), family)
+    rows = processes(span, run_dir, family)
     print_table(
         console,
         "processes; memory is the largest of the run, CPU that of the measured time",

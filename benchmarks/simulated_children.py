@@ -15,7 +15,7 @@ import numpy as np
 from actors.collect_report import CollectReport, EpisodeRecord, Snapshot
 from actors.evaluation import EvaluationReport
 from cache.pool import PoolStats
-from launch.monitoring.monitor import Heartbeat
+from launch.monitoring.monitor import Heartbeat, role_of
 from learner.learner import TrainReport
 from replay_service import AddReport
 
@@ -121,6 +121,7 @@ class SimulatedChildren:
             {loss: 0.5 for loss in LOSSES},
             {stage: seconds / 4 for stage in stages},
             last_update=self.n_updates,
+            version=self.n_updates,
         )
         return Work(seconds, report)
 
@@ -132,10 +133,11 @@ class SimulatedChildren:
         return Work(seconds, report)
 
     def _sample(self, name: str, beats: list[Heartbeat]) -> Work:
-        """A monitor on the driver's node: the processes of other nodes have no figures there."""
-        names = [beat.process for beat in beats]
-        figures = ("cpu_percent", "rss_mb", "uss_mb")
-        sample = {f"{figure}/{process}": None for process in names for figure in figures}
+        roles = {role_of(beat.process) for beat in beats}
+        figures = [
+            f"{f}_{of}" for f in ("cpu_percent", "rss_mb", "uss_mb") for of in ("mean", "max")
+        ]
+        sample = {f"{figure}/{role}": 50.0 for role in roles for figure in figures}
         return Work(0.05, {**sample, "cpu_percent_machine": 50.0, "memory_used_percent": 50.0})
 
     def _stats(self, name: str) -> Work:

@@ -27,6 +27,7 @@ from launch.control.adaptive import AdaptiveConfig
 from launch.control.config import ControlConfig, PlacementConfig, check_no_password
 from launch.control.rate_limiter import RateLimiterConfig
 from launch.control.schedule import ScheduleConfig
+from launch.monitoring.config import MonitoringConfig
 from launch.setting_types import SettingError, shown, typed
 from launch.tracing.config import TraceConfig
 from learner.config import LearnerConfig
@@ -80,6 +81,7 @@ class Config:
     placement: PlacementConfig = field(default_factory=PlacementConfig)
     adaptive: AdaptiveConfig = field(default_factory=AdaptiveConfig)
     trace: TraceConfig = field(default_factory=TraceConfig)
+    monitoring: MonitoringConfig = field(default_factory=MonitoringConfig)
 
     total_env_steps: int = 10_000  # env steps to collect over all actors before the run ends
     seed: int = 0  # every random stream of the run derives from it

@@ -26,7 +26,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PYTHON_VERSION = (3, 11)
 DEVICES = ("cpu", "cuda")
 LOCKS = {"cpu": "requirements/cpu.txt", "cuda": "requirements/gpu.txt"}
-EXTRAS = {"text": "requirements/text.txt"}  # on top of either, by EXTRAS=text
+# On top of either, by EXTRAS=text and the like.
+EXTRAS = {"text": "requirements/text.txt", "trackers": "requirements/trackers.txt"}
 # Where a plain PyPI machine finds the CPU build of torch; asked only if the user's index has none.
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 STAMP_NAME = "warpzone-setup.json"

@@ -15,10 +15,12 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from launch.config import Config, ConfigError, fail, parse
+from launch.config import Config, ConfigError, fail, parse, to_dict
+from launch.control.construction import Construction
 from launch.control.controller import Controller
 from launch.control.ending import end_after_failure, how_to_go_on
 from launch.control.fleet import Fleet
+from launch.control.gpu_alarm import why_fallen_back
 from launch.control.ground import this_machine
 from launch.control.memory_ladder import with_saved_rung
 from launch.control.preflight import preflight, say
@@ -36,8 +38,11 @@ from launch.control.shutdown import (
 )
 from launch.control.stepping_down import StepDown, reopen, step_down
 from launch.control.warm_start import place_warm_start
+from launch.monitoring.destinations import destinations
+from launch.monitoring.gpu_reader import GpuReader
+from launch.monitoring.json_lines import last_record
 from launch.monitoring.live_table import LiveTable, print_summary
-from launch.monitoring.metrics_writer import MetricsWriter
+from launch.monitoring.metrics_writer import METRICS_FILE, MetricsWriter
 from launch.tracing.timing_tree import timing_tree
 from launch.tracing.watched_runtime import WatchedRuntime
 from replay_service import GameSpec
@@ -98,7 +103,7 @@ def train(
             return EXIT_INTERRUPTED
         fleet = Fleet(config, spec, runtime, links, run_dir=run.path, device=device)
         try:
-            return _run(config, fleet, runtime, run, stop, console)
+            return _run(config, fleet, runtime, run, stop, console, device)
         finally:
             console.print(timing_tree(runtime.book, runtime.now()))
     finally:
@@ -112,14 +117,41 @@ def _run(
     run: RunDirectory,
     stop: StopRequest,
     console: Console,
+    device: str,
 ) -> int:
     started = time.monotonic()
+    fallen_back = why_fallen_back(
+        config.device,
+        device,
+        n_gpus=GpuReader().read().count,
+        was_on_gpu=bool(last_record(run.path / METRICS_FILE).get("learner_on_gpu")),
+    )
     with (
-        MetricsWriter(run.path, resumed_at_step=run.resumed_at_step) as writer,
+        MetricsWriter(
+            run.path,
+            resumed_at_step=run.resumed_at_step,
+            sinks=destinations(
+                config.monitoring,
+                run.path,
+                to_dict(config),
+                goes_on=run.resume is not None,
+                on_ray=config.runtime == "ray",
+            ),
+            rotation=config.monitoring.rotation,
+        ) as writer,
         LiveTable(f"WarpZone {run.path}", console) as table,
     ):
-        say(console, f"TensorBoard: tensorboard --logdir {writer.tensorboard_dir}")
-        reporter = Reporter(run.path, writer, table, period_s=config.control.log_period_s)
+        say(console, f"logs in {run.path}; tensorboard --logdir {writer.tensorboard_dir}")
+        reporter = Reporter(
+            run.path,
+            writer,
+            table,
+            period_s=config.control.log_period_s,
+            construction=Construction(
+                config.acting.num_actors, config.acting.envs_per_actor, time.monotonic
+            ),
+        )
+        reporter.device(device, fallen_back)
         reporter.times = runtime.shares
         controller = Controller(config, runtime, fleet, run, reporter, stop)
         with runtime.watching(reporter.event, table.busy):

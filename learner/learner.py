@@ -46,6 +46,7 @@ class TrainReport:
     bad_steps: those that were not finite
     last_update: the learner's count of updates at the end; a roll-back turns it back
     n_bad_in_a_row: how many of the newest updates were not finite, with those of earlier calls
+    version: of the weights as they are now
     """
 
     n_updates: int
@@ -54,6 +55,7 @@ class TrainReport:
     bad_steps: tuple[BadStep, ...] = ()
     last_update: int = 0
     n_bad_in_a_row: int = 0
+    version: int = NO_VERSION
 
 
 class Learner:
@@ -162,6 +164,7 @@ class Learner:
             tuple(self._bad_steps),
             self.updates,
             self._n_bad_in_a_row,
+            self.version,
         )
 
     def update(self, batch: Batch) -> tuple[dict[str, float], NDArray[np.float32]]:

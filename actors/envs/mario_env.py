@@ -207,4 +207,5 @@ class MarioEnv(gymnasium.Env[NDArray[np.uint8], np.int64]):
             "stage": state.stage,
             "flag": state.is_flag,
             "death": state.is_dead,
+            "stall": self._n_stalled >= self.stall_steps,
         }

@@ -239,7 +239,7 @@ class Controller:
         self._collecting.collected(call.child)
         self.progress.collected(call.child.name, report)
         self._adapting.collected(report)
-        self._reporter.episodes(report)
+        self._reporter.collected(call.child.name, report)
         self._shards.add(call.payload, report.payload_bytes, call.child)
 
     def _on_add(self, call: Call, report: AddReport) -> None:

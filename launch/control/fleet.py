@@ -170,7 +170,11 @@ class Fleet:
             "monitor",
             "monitor",
             MonitorActor,
-            {"run_dir": self._run_dir, "config": MonitorConfig()},
+            {
+                "run_dir": self._run_dir,
+                "config": MonitorConfig(),
+                "rotation": self._config.monitoring.rotation,
+            },
             self._resources["monitor"],
         )
 

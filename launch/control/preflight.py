@@ -20,6 +20,7 @@ from launch.control.pacing import make_limiter
 from launch.control.remote_store import RemoteStore
 from launch.control.store_driver import StoreError
 from launch.control.warm_start import check_warm_start_of
+from launch.monitoring.config import check_trackers
 from learner.language.losses import NEEDS_ADVANTAGES
 from learner.language.model_folder import resolve_model
 from learner.language.prompt_config import read_examples
@@ -44,6 +45,7 @@ def preflight(config: Config, console: Console) -> tuple[GameSpec, str]:
         )
         _check_search(config)
         make_limiter(config)
+        check_trackers(config.monitoring)
         if config.prior.enabled:
             # Built or found here once, so that no child has to.
             check_warm_start_of(config, resolve_model(config.prior.model))

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from actors.collect_report import CollectReport, EpisodeRecord
+from actors.collect_report import CollectReport
 from actors.evaluation import EvaluationReport
 from actors.reanalysis import ReanalysisReport
 from cache.pool import PoolStats
 from launch.control.adaptive import AdaptiveState
+from launch.control.episode_figures import EpisodeFigures
 from launch.control.refresh_figures import RefreshFigures
 from learner.learner import TrainReport
+from learner.weights import NO_VERSION
 
-RECENT_EPISODES = 100
 CACHE_EVENTS = ("hits", "misses", "evictions")
 
 
@@ -33,6 +34,10 @@ class Window:
     learner_seconds: Counter[str] = field(default_factory=Counter)
     search: Counter[str] = field(default_factory=Counter)
     cache: Counter[str] = field(default_factory=Counter)  # "<pool>_<event>"
+    depth_max: int = 0
+    n_collects: int = 0
+    n_trains: int = 0
+    lags: list[int] = field(default_factory=list)  # versions, one per collect call
 
 
 class Progress:
@@ -50,14 +55,15 @@ class Progress:
         self.end_reasons: Counter[str] = Counter()
         self.best_return = -np.inf
         self.is_new_best = False  # since the last checkpoint
-        self._recent: deque[EpisodeRecord] = deque(maxlen=RECENT_EPISODES)
+        self._episodes = EpisodeFigures()
         self._losses: dict[str, float] = {}
         self._prior: dict[str, dict[str, float]] = {}  # by env actor
         self._cache: dict[str, dict[str, PoolStats]] = {}  # by process, then pool
         self._evaluation: dict[str, float] = {}
         self._refreshes = RefreshFigures()
         self.adaptive = AdaptiveState()
-        self.weight_version = -1  # newest that acted
+        self.weight_version = NO_VERSION  # newest that acted
+        self._learner_version = NO_VERSION
         self._clock = clock
         self._started = clock()
         self.window = Window(self._started)
@@ -69,6 +75,10 @@ class Progress:
         self.window.simulations += report.simulations
         self.window.actor_seconds.update(report.seconds)
         self.window.search.update(report.search)
+        self.window.depth_max = max(self.window.depth_max, report.depth_max)
+        self.window.n_collects += 1
+        if NO_VERSION not in (report.weight_version, self._learner_version):
+            self.window.lags.append(max(0, self._learner_version - report.weight_version))
         if report.cache:
             self.cached(actor, report.cache)
         if report.prior:
@@ -76,7 +86,7 @@ class Progress:
         for episode in report.episodes:
             self.episodes += 1
             self.end_reasons[episode.end_reason] += 1
-            self._recent.append(episode)
+            self._episodes.add(episode)
 
     def cached(self, process: str, pools: dict[str, PoolStats]) -> None:
         """What a process that searches says of its KV pages, since it last said so."""
@@ -89,6 +99,8 @@ class Progress:
         self.updates += report.n_updates
         self.window.updates += report.n_updates
         self.window.learner_seconds.update(report.seconds)
+        self.window.n_trains += 1
+        self._learner_version = report.version
         self._losses = dict(report.metrics)
 
     def refreshed(self, report: ReanalysisReport) -> None:
@@ -157,7 +169,8 @@ class Progress:
         }
         metrics.update(self._losses)
         metrics.update(self._evaluation)
-        metrics.update(self._episode_metrics())
+        metrics.update(self._episodes.metrics(self.end_reasons))
+        metrics.update(self._call_metrics())
         metrics.update(self._search_metrics())
         metrics.update(self._cache_metrics())
         metrics.update(self._prior_metrics())
@@ -169,39 +182,36 @@ class Progress:
         self.window = Window(now)
         return metrics
 
-    def _episode_metrics(self) -> dict[str, float]:
-        if not self._recent:
-            return {}
-        returns = np.array([e.total_reward for e in self._recent])
-        lengths = np.array([e.length for e in self._recent], float)
-        metrics = {
-            "avg_return": float(returns.mean()),
-            "recent_return_std": float(returns.std()),
-            "recent_return_min": float(returns.min()),
-            "recent_return_max": float(returns.max()),
-            "episode_length_mean": float(lengths.mean()),
-        }
-        for percent in (50, 90, 99):
-            metrics[f"recent_return_p{percent}"] = float(np.percentile(returns, percent))
-            metrics[f"episode_length_p{percent}"] = float(np.percentile(lengths, percent))
-        max_x = [e.max_x for e in self._recent if e.max_x is not None]
-        if max_x:
-            metrics["env_mean_x_pos"] = float(np.mean(max_x))
-            metrics["env_max_x_pos"] = float(np.max(max_x))
-        for reason, count in self.end_reasons.items():
-            metrics[f"episode_end_{reason}_share"] = count / max(1, self.episodes)
-        return metrics
-
     def _search_metrics(self) -> dict[str, float]:
         search = self.window.search
         if not search:
             return {}
-        return {
+        metrics = {
+            "search_depth_mean": search["depth"] / max(search["n_roots"], 1),
+            "search_depth_max": float(self.window.depth_max),
             "search_model_share": search["seconds_model"] / max(search["seconds_total"], 1e-9),
             "search_tree_share": search["seconds_tree"] / max(search["seconds_total"], 1e-9),
             "search_failed_roots": search["n_failed"],
             "search_rebuilt_roots": search["n_rebuilt"],
         }
+        if search["n_priors"]:
+            metrics["prior_search_kl"] = search["prior_kl"] / search["n_priors"]
+        return metrics
+
+    def _call_metrics(self) -> dict[str, float]:
+        """How long calls took, and how old the weights were that acted."""
+        window, metrics = self.window, {}
+        if window.n_collects:
+            metrics["rollout_time_s"] = window.actor_seconds["total"] / window.n_collects
+        if window.n_trains:
+            learner = window.learner_seconds
+            metrics["learn_time_s"] = learner.total() / window.n_trains
+            busy = learner["transfer"] + learner["compute"] + learner["publish"]
+            metrics["update_time_ms"] = 1e3 * busy / max(window.updates, 1)
+        if window.lags:
+            metrics["acting_lag_mean"] = sum(window.lags) / len(window.lags)
+            metrics["acting_lag_max"] = float(max(window.lags))
+        return metrics
 
     def _cache_metrics(self) -> dict[str, float]:
         """Events of the window and pages in use now, over all env actors."""

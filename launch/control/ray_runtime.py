@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -41,6 +42,7 @@ from replay_service.sharded_replay_actor import RayJointBatchSource, RayTextShar
 OBJECT_STORE_BYTES = 512 * 1024 * 1024  # in-flight segments and batches are a few MB each
 GATHER_S_PER_CALL = 10e-6  # some fifteen times what looking at one costs
 END_GRACE_S = 5.0  # for children to end by themselves
+_start_numbers = itertools.count(1)  # of the children of this process
 HERE = "local"  # Ray's word for a new one on this machine
 
 
@@ -138,7 +140,8 @@ class RayRuntime:
             max_restarts=-1 if resources.restartable else 0,
             max_task_retries=0,
             scheduling_strategy=self._strategy(name, spreads=resources.spreads),
-            name=name if resources.restartable else None,  # a replaced child would find it taken
+            # Readable in Ray's lists. A replaced child would find its own name still taken.
+            name=name if resources.restartable else f"{name}@{next(_start_numbers)}",
             runtime_env={"env_vars": env_vars},
         )
         return Child(name=name, role=role, handle=remote.remote(**kwargs))

@@ -13,21 +13,26 @@ import cv2
 
 from actors.collect_report import CollectReport, Snapshot
 from actors.evaluation import EvaluationReport
+from launch.control.construction import Construction
+from launch.control.gpu_alarm import GpuAlarm
 from launch.control.progress import Progress
 from launch.control.rate_limiter import RateLimiter
 from launch.control.resume import Resume
 from launch.control.resume_report import summary, write_report
+from launch.control.vital_signs import VitalSigns
 from launch.monitoring.json_lines import Scalar
 from launch.monitoring.live_table import LiveTable
 from launch.monitoring.metrics_writer import MetricsWriter
 from launch.monitoring.monitor import Heartbeat
 from learner.partial_restore import FileMatch
+from learner.weights import NO_VERSION
 from replay_service import stat_line
 
 LIVE_VIEW_FILE = "live.json"
 LIVE_VIEW_PERIOD_S = 1.0
 STAT_LINE_PERIOD_S = 30.0
-QUIET_EVENTS = ("episode_end", "evaluation", "child_state")  # not on the terminal
+# Not on the terminal.
+QUIET_EVENTS = ("episode_end", "evaluation", "child_state", "environments_made", "weights")
 
 
 class Reporter:
@@ -40,6 +45,7 @@ class Reporter:
         table: LiveTable,
         *,
         period_s: float,
+        construction: Construction | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run_dir = run_dir
@@ -56,8 +62,13 @@ class Reporter:
         self._publishing: Mapping[str, float] = {}
         self._search: Mapping[str, float] = {}
         self.times: Callable[[], Mapping[str, float]] = dict  # of all processes, since last asked
-        self._beats: dict[str, tuple[float, str]] = {}
-        self._states: dict[str, str] = {}  # by child
+        self._signs = VitalSigns(clock)
+        self._gpus = GpuAlarm()
+        self._device: dict[str, float] = {}
+        self._construction = construction
+        if construction is not None:
+            table.say(construction.begun())
+        self._acting_version = NO_VERSION
         self.last_metrics: dict[str, Scalar] = {}
 
     def due(self) -> bool:
@@ -73,6 +84,9 @@ class Reporter:
         metrics.update(self._search)
         metrics.update(self._resources)
         metrics.update(self.times())
+        metrics.update(self._signs.figures())
+        metrics.update(self._gpus.figures())
+        metrics.update(self._device)
         metrics["ratio_target"] = limiter.config.samples_per_insert
         metrics["ratio_actual"] = limiter.ratio
         self._writer.write(metrics, update=progress.updates, global_step=progress.env_steps)
@@ -85,6 +99,8 @@ class Reporter:
 
     def event(self, kind: str, **fields: object) -> None:
         self._writer.event(kind, **fields)
+        if kind == "checkpoint":
+            self._signs.saved()
         if kind not in QUIET_EVENTS:
             shown = ", ".join(f"{name} {value}" for name, value in fields.items())
             self._table.say(f"[train] {kind}: {shown}"[:300])
@@ -98,20 +114,42 @@ class Reporter:
             self._table.say(f"[train] {summary(resume, learner, path)}")
 
     def heartbeat(self, child: str, phase: str) -> None:
-        self._beats[child] = (self._clock(), phase)
+        self._signs.beat(child, phase)
 
     def child_state(self, child: str, before: str, state: str, wait_s: float) -> None:
         """`child` is in another state than before, and leaves it in `wait_s` at the earliest."""
-        self._states[child] = state
-        self._beats.setdefault(child, (self._clock(), state))
+        self._signs.change(child, state)
+        line = self._construction.changed(child, state) if self._construction else None
+        if line is not None:
+            self._table.say(line)
         self.event("child_state", child=child, before=before, state=state, wait_s=round(wait_s, 3))
 
     def heartbeats(self) -> list[Heartbeat]:
-        now = self._clock()
-        return [
-            Heartbeat(name, phase, now - at, self._states.get(name, ""))
-            for name, (at, phase) in self._beats.items()
-        ]
+        return self._signs.heartbeats()
+
+    def device(self, device: str, fallen_back: str | None) -> None:
+        """Where learning happens; `fallen_back`: why the CPU, where a GPU was to be expected."""
+        self._device = {
+            "learner_on_gpu": float(device != "cpu"),
+            "fell_back_to_cpu": float(fallen_back is not None),
+        }
+        if fallen_back is not None:
+            self.event("fell_back_to_cpu", cause=fallen_back)
+
+    def collected(self, child: str, report: CollectReport) -> None:
+        """What an env actor brought beside its segments."""
+        if report.made_s:
+            self.event(
+                "environments_made",
+                child=child,
+                count=len(report.made_s),
+                seconds=round(sum(report.made_s), 3),
+                slowest_s=round(max(report.made_s), 3),
+            )
+        if report.weight_version > self._acting_version:
+            self._acting_version = report.weight_version
+            self.event("weights", version=report.weight_version)
+        self.episodes(report)
 
     def episodes(self, report: CollectReport) -> None:
         for episode in report.episodes:
@@ -159,6 +197,10 @@ class Reporter:
 
     def resources(self, sample: Mapping[str, Scalar]) -> None:
         self._resources = dict(sample)
+        found = self._gpus.look(sample)
+        if found is not None:
+            kind, fields = found
+            self.event(kind, **fields)
 
     def search(self, stats: Mapping[str, float]) -> None:
         """Of the search service, where there is one."""

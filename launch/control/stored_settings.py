@@ -40,6 +40,7 @@ SAFE_TO_CHANGE = (
     "learner.",
     "limiter.",
     "placement.",
+    "monitoring.",
     "prior.",
     "reanalysis.",
     "schedule.",

@@ -80,15 +80,16 @@ class RunView:
 
     def refresh(self) -> None:
         """Reads what was appended since the last call."""
-        records = self._metrics.read_new()
-        for record in records:
+        records = beats = events = 0
+        for record in self._metrics.iter_new():
             self._add_metrics(record)
-        beats = self._heartbeats.read_new()
-        if beats:
-            self._beat = beats[-1]
-        events = self._events.read_new()
-        for event in events:
+            records += 1
+        for beat in self._heartbeats.iter_new():
+            self._beat = beat
+            beats += 1
+        for event in self._events.iter_new():
             self._add_event(event)
+            events += 1
         self._set("status", self._status())
         if records or "curves" not in self._sections:
             self._set("curves", self._curves())
@@ -169,12 +170,17 @@ class RunView:
                     "state": beat.get("state"),
                     "beat_at": written - age_s if written and age_s is not None else None,
                     "is_stalled": beat.get("is_stalled") is True,
-                    "cpu_percent": _number(self._latest.get(f"cpu_percent/{name}")),
-                    "rss_mb": _number(self._latest.get(f"rss_mb/{name}")),
+                    "cpu_percent": self._usage(beat, "cpu_percent", name),
+                    "rss_mb": self._usage(beat, "rss_mb", name),
                     "restarts": self._restarts[name],
                 }
             )
         return rows
+
+    def _usage(self, beat: Section, figure: str, process: str) -> float | None:
+        """Of one process; older runs have it in their metrics."""
+        now = _number(beat.get(figure))
+        return _number(self._latest.get(f"{figure}/{process}")) if now is None else now
 
     def _read_live(self) -> None:
         path = self.run_dir / LIVE_FILE

@@ -15,17 +15,19 @@ _MEBIBYTE = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class GpuReading:
-    """Figures over all visible GPUs; None with a reason where there is none.
+    """Figures over all GPUs that answer; None with a reason where there is none.
 
+    count:                       GPUs that answer
     util_last, util_mean_window: percent, mean over the GPUs.
     mem_used_mb, power_w:        sums over the GPUs.
     """
 
-    util_last: float | None
-    util_mean_window: float | None
-    mem_used_mb: float | None
-    power_w: float | None
-    missing_reason: str  # "" while everything could be read
+    count: int | None = None
+    util_last: float | None = None
+    util_mean_window: float | None = None
+    mem_used_mb: float | None = None
+    power_w: float | None = None
+    missing_reason: str = ""  # "" while everything could be read
 
 
 class GpuReader:
@@ -45,7 +47,7 @@ class GpuReader:
         self._utils: deque[float] = deque(maxlen=window)
         self._handles: list[object] | None = None
         self._read_at = float("-inf")
-        self._last = GpuReading(None, None, None, None, "not read yet")
+        self._last = GpuReading(missing_reason="not read yet")
 
     def read(self) -> GpuReading:
         """The newest reading; NVML is asked only if the last answer is older than the interval."""
@@ -62,25 +64,43 @@ class GpuReader:
                 nvml.nvmlInit()
                 count = nvml.nvmlDeviceGetCount()
                 self._handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(count)]
-            if not self._handles:
-                return GpuReading(None, None, None, None, "the NVIDIA driver shows no GPU")
-            memory = [nvml.nvmlDeviceGetMemoryInfo(h).used / _MEBIBYTE for h in self._handles]
         except nvml.NVMLError as error:
+            self._handles = None
+            return GpuReading(missing_reason=f"NVML: {error}")
+        if not self._handles:
+            return GpuReading(count=0, missing_reason="the NVIDIA driver shows no GPU")
+        living, memory_mb, lost_reason = self._living(self._handles)
+        if lost_reason:
             self._handles = None  # a GPU that was reset is found again by the next nvmlInit
-            return GpuReading(None, None, None, None, f"NVML: {error}")
-        util, util_reason = self._each(lambda h: float(nvml.nvmlDeviceGetUtilizationRates(h).gpu))
-        power, power_reason = self._each(lambda h: nvml.nvmlDeviceGetPowerUsage(h) / 1000.0)
+        if not living:
+            return GpuReading(count=0, missing_reason=lost_reason)
+        util, util_reason = self._sum(
+            living, lambda h: float(nvml.nvmlDeviceGetUtilizationRates(h).gpu)
+        )
+        power, power_reason = self._sum(living, lambda h: nvml.nvmlDeviceGetPowerUsage(h) / 1000.0)
         if util is not None:
-            util /= len(self._handles)
+            util /= len(living)
             self._utils.append(util)
         mean = sum(self._utils) / len(self._utils) if self._utils else None
-        reason = "; ".join(filter(None, (util_reason, power_reason)))
-        return GpuReading(util, mean, sum(memory), power, reason)
+        reason = "; ".join(filter(None, (lost_reason, util_reason, power_reason)))
+        return GpuReading(len(living), util, mean, memory_mb, power, reason)
 
-    def _each(self, query: Callable[[object], float]) -> tuple[float | None, str]:
-        """Sum over the GPUs, or the reason why one of them doesn't tell (MIG, old boards)."""
-        assert self._handles is not None
+    def _living(self, handles: list[object]) -> tuple[list[object], float, str]:
+        """GPUs that tell how much of their memory is in use, its sum, and what the others say."""
+        living, memory_mb, reasons = [], 0.0, []
+        for index, handle in enumerate(handles):
+            try:
+                memory_mb += self._nvml.nvmlDeviceGetMemoryInfo(handle).used / _MEBIBYTE
+                living.append(handle)
+            except self._nvml.NVMLError as error:
+                reasons.append(f"NVML, GPU {index}: {error}")
+        return living, memory_mb, "; ".join(reasons)
+
+    def _sum(
+        self, handles: list[object], query: Callable[[object], float]
+    ) -> tuple[float | None, str]:
+        """Over the GPUs, or the reason why one of them doesn't tell (MIG, old boards)."""
         try:
-            return sum(query(handle) for handle in self._handles), ""
+            return sum(query(handle) for handle in handles), ""
         except self._nvml.NVMLError as error:
             return None, f"NVML: {error}"

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
 from launch.monitoring.json_lines import JsonLinesFile, Scalar, to_json_value
+from launch.monitoring.rotation import Rotation
+from launch.monitoring.sinks import BackgroundSink, GuardedSink
 from launch.monitoring.tensorboard_file import TensorBoardFile
 
 METRICS_FILE = "metrics.jsonl"
@@ -32,12 +34,17 @@ class MetricsWriter:
         *,
         tensorboard: bool = True,
         resumed_at_step: int | None = None,
+        sinks: Sequence[GuardedSink | BackgroundSink] = (),
+        rotation: Rotation | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`run_dir` must exist. `resumed_at_step`: env steps of the checkpoint gone on from."""
+        """`run_dir` must exist. `resumed_at_step`: env steps of the checkpoint gone on from;
+        `sinks`: where records go besides, closed with this; `rotation`: of metrics and events
+        """
         self._clock = clock
-        self._metrics = JsonLinesFile(run_dir / METRICS_FILE)
-        self._events = JsonLinesFile(run_dir / EVENTS_FILE)
+        self._metrics = JsonLinesFile(run_dir / METRICS_FILE, rotation)
+        self._events = JsonLinesFile(run_dir / EVENTS_FILE, rotation)
+        self._sinks = sinks
         self._tensorboard: TensorBoardFile | None = None
         self._n_lost_tensorboard = 0
         self.tensorboard_dir = run_dir / TENSORBOARD_FOLDER
@@ -47,7 +54,8 @@ class MetricsWriter:
     @property
     def n_lost(self) -> int:
         """Records that could not be written, over all files."""
-        return self._metrics.n_lost + self._events.n_lost + self._n_lost_tensorboard
+        n_lost = self._metrics.n_lost + self._events.n_lost + self._n_lost_tensorboard
+        return n_lost + sum(sink.n_lost for sink in self._sinks)
 
     def write(self, metrics: Mapping[str, Scalar], *, update: int, global_step: int) -> None:
         """One record: `metrics` beside timestamp (Unix seconds), learner updates and env steps.
@@ -58,12 +66,18 @@ class MetricsWriter:
         taken = set(metrics) & set(RECORD_KEYS)
         if taken:
             raise ValueError(f"metrics may not be named {sorted(taken)}: the record has these")
-        head = {"timestamp": self._clock(), "update": update, "global_step": global_step}
+        head: dict[str, float] = {
+            "timestamp": self._clock(),
+            "update": update,
+            "global_step": global_step,
+        }
         self._metrics.append({**head, **metrics})
         plain = {name: to_json_value(value) for name, value in metrics.items()}
         numbers = {n: float(v) for n, v in plain.items() if isinstance(v, int | float)}
         if self._tensorboard is not None and numbers:
             self._try_tensorboard(lambda file: file.scalars(numbers, global_step))
+        for sink in self._sinks:
+            sink.write({**head, **numbers}, global_step)
 
     def event(self, kind: str, **fields: object) -> None:
         """One line of events.jsonl: an episode's end, a restart, a checkpoint, a version, ..."""
@@ -80,6 +94,8 @@ class MetricsWriter:
         if self._tensorboard is not None:
             self._try_tensorboard(lambda file: file.close())
             self._tensorboard = None
+        for sink in self._sinks:
+            sink.close()
 
     def __enter__(self) -> MetricsWriter:
         return self

@@ -6,18 +6,22 @@ Plain Python without threads; a sample of ten processes costs about a millisecon
 
 from __future__ import annotations
 
+import re
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psutil
 
 from launch.monitoring.gpu_reader import GpuReader
 from launch.monitoring.json_lines import JsonLinesFile, Scalar
+from launch.monitoring.rotation import Rotation
 
 HEARTBEAT_FILE = "heartbeat.jsonl"
 _MEBIBYTE = 1 << 20
+_NUMBER = re.compile(r"-\d+$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,28 @@ class Heartbeat:
     state: str = ""  # what its supervisor holds of it
 
 
+def role_of(process: str) -> str:
+    """What a process is, without which of its kind.
+
+    >>> role_of("prior-engine-1")
+    'prior_engine'
+    """
+    return _NUMBER.sub("", process).replace("-", "_")
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one process takes; None where it is gone, or on another machine.
+
+    cpu_percent: of one core, since the last sample
+    rss_mb, uss_mb: MiB resident, and shared with nobody
+    """
+
+    cpu_percent: float | None = None
+    rss_mb: float | None = None
+    uss_mb: float | None = None
+
+
 class Monitor:
     """Samples the processes of a run; called by the controller or inside the monitor actor."""
 
@@ -56,17 +82,19 @@ class Monitor:
         config: MonitorConfig | None = None,
         *,
         gpu: GpuReader | None = None,
+        rotation: Rotation | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Heartbeats go to `run_dir`/heartbeat.jsonl; None writes nothing."""
+        """Heartbeats go to heartbeat.jsonl in `run_dir`, put aside by `rotation`; None: nowhere."""
         self.config = config or MonitorConfig()
         self._clock = clock
         self._gpu = gpu or GpuReader(
             interval_s=self.config.gpu_interval_s, window=self.config.gpu_window
         )
-        self._file = JsonLinesFile(run_dir / HEARTBEAT_FILE) if run_dir is not None else None
+        self._file = None if run_dir is None else JsonLinesFile(run_dir / HEARTBEAT_FILE, rotation)
         self._processes: dict[str, psutil.Process | None] = {}
         self._uss: dict[str, tuple[float, float]] = {}  # process -> (read at, MB)
+        self._usage: dict[str, Usage] = {}  # as sampled last
         self._beats: dict[str, tuple[float, str, str]] = {}  # process -> (beaten at, phase, state)
         psutil.cpu_percent()  # the first call only starts the interval
 
@@ -84,28 +112,25 @@ class Monitor:
             self.beat(name, "started")
 
     def unwatch(self, name: str) -> None:
-        for known in (self._processes, self._uss, self._beats):
+        for known in (self._processes, self._uss, self._usage, self._beats):
             known.pop(name, None)
 
     def sample(self) -> dict[str, Scalar]:
         """CPU, memory and GPU figures since the last call, named as in docs/metrics.md.
 
-        A process that is gone has null figures.
+        Processes of one role are summed up, so that a thousand of them make no longer record; what
+        each takes is in the next heartbeat. A role whose processes are all gone has no figures.
         """
         memory = psutil.virtual_memory()
+        self._usage = {name: self._measure(name, each) for name, each in self._processes.items()}
         metrics: dict[str, Scalar] = {
             "cpu_percent_machine": psutil.cpu_percent(),
             "memory_used_percent": memory.percent,
+            "memory_processes_mb": sum(u.uss_mb or u.rss_mb or 0.0 for u in self._usage.values()),
+            **_by_role(self._usage),
         }
-        total_mb = 0.0
-        for name, process in self._processes.items():
-            cpu_percent, rss_mb, uss_mb = self._sample_process(name, process)
-            metrics[f"cpu_percent/{name}"] = cpu_percent
-            metrics[f"rss_mb/{name}"] = rss_mb
-            metrics[f"uss_mb/{name}"] = uss_mb
-            total_mb += uss_mb or rss_mb or 0.0
-        metrics["memory_processes_mb"] = total_mb
         gpu = self._gpu.read()
+        metrics["gpu_count"] = gpu.count
         metrics["gpu_util_last"] = gpu.util_last
         metrics["gpu_util_mean_window"] = gpu.util_mean_window
         metrics["gpu_mem_used_mb"] = gpu.mem_used_mb
@@ -131,7 +156,7 @@ class Monitor:
         return [beat for beat in self.heartbeats() if beat.age_s > limit]
 
     def write_heartbeat(self) -> None:
-        """One line of heartbeat.jsonl with the phase and age of every process."""
+        """One line of heartbeat.jsonl: phase, age, and what was sampled last, of every process."""
         if self._file is None:
             return
         processes = {
@@ -141,6 +166,7 @@ class Monitor:
                 "age_s": round(beat.age_s, 3),
                 "pid": self._pid(beat.process),
                 "is_stalled": beat.age_s > self.config.stall_after_s,
+                **_rounded(self._usage.get(beat.process, Usage())),
             }
             for beat in self.heartbeats()
         }
@@ -154,17 +180,15 @@ class Monitor:
         process = self._processes.get(name)
         return None if process is None else process.pid
 
-    def _sample_process(
-        self, name: str, process: psutil.Process | None
-    ) -> tuple[float | None, float | None, float | None]:
+    def _measure(self, name: str, process: psutil.Process | None) -> Usage:
         if process is None or not process.is_running():  # notices a pid that was given away
-            return None, None, None
+            return Usage()
         try:
             cpu_percent = process.cpu_percent()
             rss_mb = process.memory_info().rss / _MEBIBYTE
-            return cpu_percent, rss_mb, self._uss_mb(name, process)
+            return Usage(cpu_percent, rss_mb, self._uss_mb(name, process))
         except psutil.Error:
-            return None, None, None
+            return Usage()
 
     def _uss_mb(self, name: str, process: psutil.Process) -> float:
         now = self._clock()
@@ -173,3 +197,22 @@ class Monitor:
             uss_mb = process.memory_full_info().uss / _MEBIBYTE
             self._uss[name] = (now, uss_mb)
         return uss_mb
+
+
+def _by_role(usage: Mapping[str, Usage]) -> dict[str, float]:
+    """Mean and maximum over the processes of each role that could be measured."""
+    measured: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for name, each in usage.items():
+        for figure, value in asdict(each).items():
+            if value is not None:
+                measured[figure, role_of(name)].append(value)
+    metrics = {}
+    for (figure, role), values in measured.items():
+        metrics[f"{figure}_mean/{role}"] = sum(values) / len(values)
+        metrics[f"{figure}_max/{role}"] = max(values)
+    return metrics
+
+
+def _rounded(usage: Usage) -> dict[str, float | None]:
+    """Short in a file that has a line with all processes every few seconds."""
+    return {name: None if v is None else round(v, 1) for name, v in asdict(usage).items()}

@@ -8,13 +8,21 @@ from pathlib import Path
 
 from launch.monitoring.json_lines import Scalar
 from launch.monitoring.monitor import Heartbeat, Monitor, MonitorConfig
+from launch.monitoring.object_store import SpillReader
+from launch.monitoring.rotation import Rotation
 
 
 class MonitorActor:
     """Owns nothing that a restart would lose: the controller tells it all pids again."""
 
-    def __init__(self, run_dir: Path | None = None, config: MonitorConfig | None = None) -> None:
-        self._monitor = Monitor(run_dir, config)
+    def __init__(
+        self,
+        run_dir: Path | None = None,
+        config: MonitorConfig | None = None,
+        rotation: Rotation | None = None,
+    ) -> None:
+        self._monitor = Monitor(run_dir, config, rotation=rotation)
+        self._spills = SpillReader()
 
     def watch(self, name: str, pid: int) -> None:
         self._monitor.watch({name: pid})
@@ -26,8 +34,10 @@ class MonitorActor:
         """
         for beat in beats:
             self._monitor.beat(beat.process, beat.phase, beat.age_s, beat.state)
+        figures = self._monitor.sample()
         self._monitor.write_heartbeat()
-        return self._monitor.sample()
+        spilled = self._spills.bytes()
+        return figures if spilled is None else {**figures, "object_store_spilled_bytes": spilled}
 
     def stalled(self, deadline_s: float | None = None) -> list[Heartbeat]:
         return self._monitor.stalled(deadline_s)

@@ -39,6 +39,8 @@ ALERTS = (
     "segment_rejected",
     "adapter_withdrawn",
     "node_draining",
+    "gpu_lost",
+    "fell_back_to_cpu",
     "alert",
 )
 Section = Mapping[str, JsonValue]

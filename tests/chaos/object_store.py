@@ -30,16 +30,7 @@ class ObjectStore:
 
     def __init__(self, driver_pid: int) -> None:
         """ValueError if no raylet runs below the driver."""
-        # Ray's own call for this would look for 127.0.0.1 at the machine's other address.
-        self._state = GlobalState()
-        self._state._initialize_global_state(
-            GcsClientOptions.create(
-                _gcs_address(driver_pid),
-                None,
-                allow_cluster_id_nil=True,
-                fetch_cluster_id_if_nil=False,
-            )
-        )
+        self._state = _state_of(driver_pid)
         self._last = StoreFigures(0, 0, 0)
 
     def figures(self) -> StoreFigures:
@@ -57,6 +48,26 @@ class ObjectStore:
             spilled_bytes=stats.spilled_bytes_total,
         )
         return self._last
+
+
+def actors_of(driver_pid: int) -> list[dict[str, Any]]:
+    """Those that live in the Ray that this driver has started, in Ray's words."""
+    table = _state_of(driver_pid).actor_table(None, None, None)
+    return [actor for actor in table.values() if actor["State"] == "ALIVE"]
+
+
+def _state_of(driver_pid: int) -> GlobalState:
+    # Ray's own call for this would look for 127.0.0.1 at the machine's other address.
+    state = GlobalState()
+    state._initialize_global_state(
+        GcsClientOptions.create(
+            _gcs_address(driver_pid),
+            None,
+            allow_cluster_id_nil=True,
+            fetch_cluster_id_if_nil=False,
+        )
+    )
+    return state
 
 
 def _gcs_address(driver_pid: int) -> str:

@@ -57,6 +57,14 @@ def test_fleet_joins_heartbeats_figures_and_restarts(run) -> None:
     assert time.time() - fleet["env-actor-0"]["beat_at"] == pytest.approx(130, abs=5)
 
 
+def test_fleet_takes_the_figures_of_the_heartbeat_before_those_of_old_metrics(run) -> None:
+    now = {"age_s": 1.0, "rss_mb": 640.5, "cpu_percent": 99.0}
+    line = {"timestamp": time.time(), "processes": {"learner": now}}
+    run.append("heartbeat.jsonl", line)
+    (learner,) = sections(RunView(run.path))["fleet"]["processes"]
+    assert (learner["rss_mb"], learner["cpu_percent"]) == (640.5, 99.0)
+
+
 def test_states_of_a_run(run, empty_run) -> None:
     assert sections(RunView(empty_run.path))["status"]["state"] == "starting"
     assert sections(RunView(run.path))["status"]["state"] == "running"

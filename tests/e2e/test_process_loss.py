@@ -7,6 +7,7 @@ the run ended starts it again.
 import json
 import os
 import random
+import re
 import signal
 import time
 
@@ -15,10 +16,13 @@ import pytest
 
 from launch.control.checkpoint import CheckpointStore, verify
 from tests.chaos.chaos import torment
+from tests.chaos.object_store import actors_of
+from tests.chaos.prometheus import exported_figures
 from tests.chaos.real_run import EXIT_RESUMABLE, RealRun
 
 STOP_BUDGET_S = 120.0  # what a run has by default
 ORPHAN_LIMIT_S = 30.0
+FRESH_S = 30.0  # Ray hands gauges on every ten seconds
 EVERYBODY = {
     *("env-actor-0", "env-actor-1", "replay-0", "replay-1", "learner", "weight-server"),
     *("reanalyser", "evaluator", "monitor"),
@@ -106,6 +110,29 @@ def test_reanalysis_goes_on_when_its_process_is_killed(run, fault_seed):
     assert metrics["replay_patch_applied_total"] > before["replay_patch_applied_total"] > 0
     assert metrics["replay_patch_invalid_total"] == before["replay_patch_invalid_total"]
     only_these_failed(run, began, known, "reanalyser")
+
+
+def test_prometheus_finds_every_figure_of_the_record(run):
+    """With the value of a record that is a few seconds old at most."""
+
+    def missing() -> set[str]:
+        numbers = {n for n, v in run.metrics().items() if isinstance(v, int | float)}
+        return numbers - set(exported_figures(run.folder))
+
+    run.wait_until(lambda: not missing(), "a gauge for every figure")
+    began = time.time()
+    run.wait_until(lambda: exported_figures(run.folder)["timestamp"] > began, "newer values")
+    found = exported_figures(run.folder)
+    assert time.time() - found["timestamp"] < FRESH_S
+    same = [r for r in run.records() if r["timestamp"] == found["timestamp"]]
+    assert same and same[0]["global_step"] == found["global_step"]
+    assert found["object_store_spilled_bytes"] == 0
+    assert (found["processes_stalled"], found["replay_shards_alive"]) == (0, 2)
+    assert found["uss_mb_max/env_actor"] > 10
+    assert re.search(r"^\[env\] constructing (\d+)/\1, ", run.output(), re.M)
+    assert run.heartbeats()["learner"]["rss_mb"] > 10
+    names = [actor["Name"] for actor in actors_of(run.process.pid)]
+    assert {name.partition("@")[0] for name in names} == EVERYBODY
 
 
 def shard_bytes(run: RealRun, since: float) -> list[int]:

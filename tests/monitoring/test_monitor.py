@@ -37,6 +37,7 @@ class FakeNvml:
         self.utils = utils
         self.n_reads = 0
         self.broken: set[str] = set()
+        self.fallen_off: set[int] = set()
 
     def _check(self, query: str) -> None:
         if query in self.broken:
@@ -53,6 +54,8 @@ class FakeNvml:
 
     def nvmlDeviceGetMemoryInfo(self, handle: int) -> SimpleNamespace:
         self._check("memory")
+        if handle in self.fallen_off:
+            raise NVMLError("GPU is lost")
         return SimpleNamespace(used=(handle + 1) << 30)
 
     def nvmlDeviceGetUtilizationRates(self, handle: int) -> SimpleNamespace:
@@ -96,6 +99,24 @@ def test_gpu_reader_says_why_and_recovers() -> None:
     assert reader.read().util_last == 50
 
 
+def test_gpu_that_falls_off_is_not_counted_and_the_other_goes_on() -> None:
+    clock, nvml = Clock(), FakeNvml([50])
+    reader = GpuReader(interval_s=1.0, window=3, nvml=nvml, clock=clock)
+    assert reader.read().count == 2
+    nvml.fallen_off = {1}
+    clock.now += 1.0
+    reading = reader.read()
+    assert (reading.count, reading.util_last, reading.mem_used_mb) == (1, 50, 1024)
+    assert reading.missing_reason == "NVML, GPU 1: GPU is lost"
+    nvml.fallen_off = {0, 1}
+    clock.now += 1.0
+    reading = reader.read()
+    assert (reading.count, reading.util_last, reading.mem_used_mb) == (0, None, None)
+    nvml.fallen_off = set()
+    clock.now += 1.0
+    assert reader.read().count == 2
+
+
 def test_machine_without_a_gpu_has_null_figures_and_a_reason() -> None:
     sample = Monitor().sample()
     if sample["gpu_missing_reason"] == "":
@@ -103,27 +124,50 @@ def test_machine_without_a_gpu_has_null_figures_and_a_reason() -> None:
     assert sample["gpu_util_last"] is None and sample["gpu_mem_used_mb"] is None
 
 
-def test_samples_processes_and_survives_their_death() -> None:
+def usage(monitor: Monitor, run_dir: Path) -> dict[str, dict]:
+    """Of each process, by the heartbeat of a new sample."""
+    monitor.sample()
+    monitor.write_heartbeat()
+    last = (run_dir / "heartbeat.jsonl").read_text().splitlines()[-1]
+    return json.loads(last)["processes"]
+
+
+def test_samples_processes_and_survives_their_death(tmp_path: Path) -> None:
     child = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=-1)
-    monitor = Monitor()
-    monitor.watch({"driver": os.getpid(), "child": child.pid, "ghost": 2**22 + 1})
-    sample = monitor.sample()
-    assert sample["rss_mb/driver"] > 10 and sample["uss_mb/driver"] <= sample["rss_mb/driver"]
-    assert sample["cpu_percent/child"] is not None
-    assert sample["rss_mb/ghost"] is None
+    monitor = Monitor(tmp_path)
+    monitor.watch({"driver-0": os.getpid(), "child-0": child.pid, "ghost": 2**22 + 1})
+    sample = usage(monitor, tmp_path)
+    assert sample["driver-0"]["rss_mb"] > 10
+    assert sample["driver-0"]["uss_mb"] <= sample["driver-0"]["rss_mb"]
+    assert sample["child-0"]["cpu_percent"] is not None
+    assert sample["ghost"]["rss_mb"] is None
+    assert {"rss_mb_max/driver", "rss_mb_max/child"} <= set(monitor.sample())
     child.communicate()
-    sample = monitor.sample()
-    assert sample["rss_mb/child"] is None and sample["cpu_percent/child"] is None
-    monitor.unwatch("child")
-    assert "rss_mb/child" not in monitor.sample()
+    sample = usage(monitor, tmp_path)
+    assert sample["child-0"]["rss_mb"] is None and sample["child-0"]["cpu_percent"] is None
+    assert "rss_mb_max/child" not in monitor.sample()
+    monitor.unwatch("child-0")
+    assert "child-0" not in usage(monitor, tmp_path)
 
 
-def test_restarted_process_gets_its_new_pid() -> None:
-    monitor = Monitor()
+def test_restarted_process_gets_its_new_pid(tmp_path: Path) -> None:
+    monitor = Monitor(tmp_path)
     monitor.watch({"actor": 2**22 + 1})
-    assert monitor.sample()["rss_mb/actor"] is None
+    assert usage(monitor, tmp_path)["actor"]["rss_mb"] is None
     monitor.watch({"actor": os.getpid()})
-    assert monitor.sample()["rss_mb/actor"] > 10
+    assert usage(monitor, tmp_path)["actor"]["rss_mb"] > 10
+
+
+@pytest.mark.parametrize("n_actors", [1, 30])
+def test_record_does_not_grow_with_the_number_of_processes(n_actors: int) -> None:
+    monitor = Monitor()
+    monitor.watch({f"env-actor-{i}": os.getpid() for i in range(n_actors)})
+    sample = monitor.sample()
+    assert [name for name in sample if name.startswith("rss_mb")] == [
+        "rss_mb_mean/env_actor",
+        "rss_mb_max/env_actor",
+    ]
+    assert sample["rss_mb_mean/env_actor"] == pytest.approx(sample["rss_mb_max/env_actor"], rel=0.1)
 
 
 def test_heartbeats_age_and_stall(tmp_path: Path) -> None:
@@ -149,6 +193,9 @@ def test_heartbeats_age_and_stall(tmp_path: Path) -> None:
         "pid": None,
         "is_stalled": True,
         "state": "",
+        "cpu_percent": None,
+        "rss_mb": None,
+        "uss_mb": None,
     }
     assert record["processes"]["env_actor_0"]["is_stalled"] is False
 
@@ -164,10 +211,10 @@ def test_actor_shell_samples_and_writes(tmp_path: Path) -> None:
     actor = MonitorActor(tmp_path, MonitorConfig(stall_after_s=10))
     actor.watch("driver", os.getpid())
     figures = actor.sample([Heartbeat("learner", "train", 30.0)])
-    assert figures["rss_mb/driver"] > 10
+    assert figures["rss_mb_max/driver"] > 10
     assert [beat.process for beat in actor.stalled()] == ["learner"]
     assert actor.ping() == os.getpid()
     actor.watch("learner", os.getpid())
-    assert actor.sample()["rss_mb/learner"] > 10
+    assert actor.sample()["rss_mb_max/learner"] > 10
     record = json.loads((tmp_path / "heartbeat.jsonl").read_text().splitlines()[0])
     assert set(record["processes"]) == {"driver", "learner"}

@@ -9,6 +9,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import actors.envs
+from actors.collect_report import end_reason
 from actors.envs.mario_env import MarioEnv
 from actors.envs.mario_ram import Enemy
 from actors.envs.rom import Rom
@@ -61,7 +62,7 @@ def test_info_holds_plain_values(env: MarioEnv) -> None:
     assert {name: type(value) for name, value in info.items()} == {
         **dict.fromkeys(("x_pos", "y_pos", "max_x", "speed", "time", "score", "coins"), int),
         **dict.fromkeys(("power", "stage"), str),
-        **dict.fromkeys(("flag", "death"), bool),
+        **dict.fromkeys(("flag", "death", "stall"), bool),
         "enemies": tuple,
         "tiles": np.ndarray,
     }
@@ -73,8 +74,21 @@ def test_info_holds_plain_values(env: MarioEnv) -> None:
 
 
 def test_standing_still_is_truncated(env: MarioEnv) -> None:
-    ends = [env.step(NOOP)[2:4] for _ in range(env.stall_steps)]
+    steps = [env.step(NOOP) for _ in range(env.stall_steps)]
+    ends = [step[2:4] for step in steps]
     assert ends == [(False, False)] * (env.stall_steps - 1) + [(False, True)]
+    assert [step[4]["stall"] for step in steps] == [truncated for _, truncated in ends]
+    assert end_reason(steps[-1][4], terminated=False) == "stall"
+
+
+def test_a_death_by_the_games_own_clock_is_a_timeout(env: MarioEnv) -> None:
+    env._running().ram[0x7F8:0x7FB] = (0, 0, 2)  # two units left
+    for _ in range(60):
+        _, _, terminated, _, info = env.step(NOOP)
+        if terminated:
+            break
+    assert info["death"] and info["time"] == 0
+    assert end_reason(info, terminated) == "timeout"
 
 
 def test_running_into_the_first_enemy_terminates_with_a_penalty(env: MarioEnv) -> None:
@@ -84,6 +98,7 @@ def test_running_into_the_first_enemy_terminates_with_a_penalty(env: MarioEnv) -
             break
     assert terminated and not truncated
     assert info["death"] and not info["flag"]
+    assert end_reason(info, terminated) == "death"
     assert reward < -1
 
 
