@@ -37,6 +37,7 @@ from launch.control.stepping_down import StepDown, reopen, step_down
 from launch.control.warm_start import place_warm_start
 from launch.monitoring.live_table import LiveTable, print_summary
 from launch.monitoring.metrics_writer import MetricsWriter
+from launch.reports.at_end import leave_report
 from replay_service import GameSpec
 
 
@@ -58,7 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             if stop.requested:
                 return EXIT_INTERRUPTED
-            return train(config, spec, device, run, stop, console)
+            code = train(config, spec, device, run, stop, console)
+            if code != EXIT_INTERRUPTED:
+                leave_report(run.path)
+            return code
         except StepDown as step:
             config = step.config
         finally:

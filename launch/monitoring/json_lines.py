@@ -124,10 +124,11 @@ class JsonLinesReader:
     next `read_new`. A file that got shorter (a new run in the same folder) is read from its start.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, start: int = 0) -> None:
+        """start: byte to begin at; the rest of a line that it falls into is skipped and counted"""
         self.path = path
         self.n_skipped = 0
-        self._offset = 0
+        self._offset = start
 
     def read_new(self) -> list[dict[str, JsonValue]]:
         """Records appended since the last call; empty if the file is not there."""
