@@ -1,6 +1,7 @@
 # make train [ARGS="--seed 1"]   set up if needed, then train Mario for a few minutes
 # make test  [ARGS="tests/..."]  set up if needed, then run the tests
 # make chaos [ARGS="--seed 7"]   kill processes of a small run for ten minutes
+# make bench [ARGS="--only ..."] run the benchmarks' short forms and refresh docs/benchmarks.md
 # make setup | lint | lock       PYTHON=... names the Python 3.11 to use
 # EXTRAS=text before any of these adds what text games need
 
@@ -12,7 +13,7 @@ UV ?= uv
 COMPILE = $(UV) pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
 	--annotation-style line --custom-compile-command "make lock"
 
-.PHONY: setup train test chaos lint lock
+.PHONY: setup train test chaos bench lint lock
 
 setup:
 	@test -n "$(PYTHON)" || { echo "[setup] error: no python3 on PATH; install Python 3.11" >&2; exit 2; }
@@ -26,6 +27,9 @@ test: setup
 
 chaos: setup
 	@$(BIN)/python tests/chaos/chaos.py $(ARGS)
+
+bench: setup
+	@$(BIN)/python benchmarks/bench.py $(ARGS)
 
 lint: setup
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -38,6 +38,7 @@ from launch.control.warm_start import place_warm_start
 from launch.monitoring.live_table import LiveTable, print_summary
 from launch.monitoring.metrics_writer import MetricsWriter
 from launch.reports.at_end import leave_report
+from launch.reports.page import REPORT_FILE
 from replay_service import GameSpec
 
 
@@ -60,8 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if stop.requested:
                 return EXIT_INTERRUPTED
             code = train(config, spec, device, run, stop, console)
-            if code != EXIT_INTERRUPTED:
-                leave_report(run.path)
+            if code != EXIT_INTERRUPTED and leave_report(run.path):
+                say(console, f"report: {run.path / REPORT_FILE}")
             return code
         except StepDown as step:
             config = step.config

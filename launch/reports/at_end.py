@@ -13,8 +13,8 @@ LIMIT_S = 20.0
 _log = logging.getLogger(__name__)
 
 
-def leave_report(run_dir: Path, *, limit_s: float = LIMIT_S) -> None:
-    """Writes report.html; never raises and takes `limit_s` at most.
+def leave_report(run_dir: Path, *, limit_s: float = LIMIT_S) -> bool:
+    """Writes report.html, true if it did; never raises and takes `limit_s` at most.
 
     What goes wrong is a warning. A report that is not ready in time is given up with the process:
     it is written under another name first, so that no half of one is left.
@@ -39,3 +39,4 @@ def leave_report(run_dir: Path, *, limit_s: float = LIMIT_S) -> None:
             cause,
             run_dir,
         )
+    return not causes

@@ -275,7 +275,7 @@ def test_what_is_no_run_is_refused(run: WrittenRun, tmp_path, capsys):
 
 def test_a_report_that_cannot_be_written_is_a_warning(run: WrittenRun, caplog):
     (run.path / "report.html").mkdir()
-    leave_report(run.path)
+    assert not leave_report(run.path)
     assert "no report.html (" in caplog.text
     assert f"launch/report.py {run.path}" in caplog.text
     assert sorted(p.name for p in run.path.iterdir()) == ["config.yaml", "report.html"]
@@ -286,7 +286,7 @@ def test_a_report_that_takes_too_long_is_given_up(run: WrittenRun, caplog):
     pipe = run.path / "events.jsonl"
     os.mkfifo(pipe)
     started = time.monotonic()
-    leave_report(run.path, limit_s=0.3)
+    assert not leave_report(run.path, limit_s=0.3)
     assert time.monotonic() - started < 5.0
     assert "it was not ready after 0.3 s" in caplog.text
     assert not (run.path / "report.html").exists()
