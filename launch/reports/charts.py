@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 WIDTH, HEIGHT = 420, 220  # of the view box; shown as wide as its column
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 10, 34  # margins
 MOST_POINTS = 300  # of a line; a screen shows no more
+SHORTEST_LINE = 3.0
 N_COLOURS = 6  # --c0 .. --c5 in page.css
 
 Points = NDArray[np.float64]
@@ -157,11 +158,11 @@ class _Frame:
         return "".join(parts)
 
     def path(self, line: Line, colour: int) -> str:
-        """Broken at gaps; a point alone between gaps is a dot."""
+        """Broken at gaps; what is too short for a line between gaps is a dot."""
         parts: list[str] = []
         for run in _stretches(line.y):
             xs, ys = self._x(line.x[run]), self._y(line.y[run])
-            if len(xs) == 1:
+            if max(np.ptp(xs), np.ptp(ys)) < SHORTEST_LINE:
                 parts.append(f'<circle class="k{colour}" cx="{xs[0]:.1f}" cy="{ys[0]:.1f}" r="3"/>')
                 continue
             points = "L".join(f"{x:.1f} {y:.1f}" for x, y in zip(xs, ys, strict=True))

@@ -143,7 +143,9 @@ def curves(run: RunRecord, wanted: Curves, axis: tuple[str, str] = ENV_STEPS) ->
     return _charts(charts)
 
 
-def _series(run: RunRecord, name: str, over: str = "global_step"):
+def _series(
+    run: RunRecord, name: str, over: str = "global_step"
+) -> list[tuple[float, float | None]]:
     return run.series(name, over, first=name in RATES)
 
 

@@ -90,6 +90,10 @@ def test_gaps_break_a_line_and_a_lone_value_is_a_dot():
     svg = svg_of(draw_chart("Loss", "nats", [line_of("total", pairs)], "steps"))
     assert len([p for p in svg.iter("path") if "line" in p.get("class")]) == 2
     assert len(list(svg.iter("circle"))) == 1
+    end_only = [line_of(f"seed {i}", [(10_000 + i, 500.0)]) for i in range(3)]
+    long = line_of("another", [(0, 0.0), (10_000, 100.0)])
+    svg = svg_of(draw_chart("Return", "reward", [mean_line("seeds", end_only), long], "steps"))
+    assert len(list(svg.iter("circle"))) == 1, "three runs that were evaluated once, at their end"
 
 
 def test_text_is_escaped_and_the_legend_tells_the_last_value():
