@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -318,7 +319,12 @@ def versions(run: RunRecord) -> str:
 def differences(groups: Sequence[Group]) -> str:
     """The settings that the groups do not share."""
     rows = [
-        [escape(name), *(escape(as_text(value)) for value in values)]
+        [_breakable(name), *(_breakable(as_text(value)) for value in values)]
         for name, values in differing_settings(groups)
     ]
     return table(["setting", *(group.label for group in groups)], rows, n_texts=len(groups) + 1)
+
+
+def _breakable(text: str) -> str:
+    """A dotted name or a path that a narrow column may break between its parts."""
+    return re.sub(r"([._/-])", r"\1<wbr>", escape(text))

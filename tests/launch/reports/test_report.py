@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from launch import report
 from launch.reports.at_end import leave_report
 from launch.reports.groups import differing_settings, groups_of
-from launch.reports.page import one_run, write_report
+from launch.reports.page import one_run, several_runs, write_report
 from launch.reports.run_record import read_run
 from launch.reports.stages import training_rows
 from launch.reports.waits import waits_of
 
-VOID = {"meta", "br"}
+VOID = {"meta", "br", "wbr"}
 
 
 class Outline(HTMLParser):
@@ -119,6 +119,9 @@ def test_runs_with_other_settings_are_lines_of_their_own(tmp_path):
     assert len({g.label for g in groups}) == 3
     rows = dict(differing_settings(groups[:2]))
     assert rows == {"total_env_steps": [100, 200]}
+    page = several_runs([read_run(r.path) for r in (a, c)], tmp_path)
+    Outline(page)
+    assert "<td>total_<wbr>env_<wbr>steps</td><td>100</td><td>200</td>" in page
 
 
 def test_a_resume_that_went_back_replaces_what_came_after(run: WrittenRun):
