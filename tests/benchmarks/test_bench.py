@@ -57,17 +57,18 @@ def test_damaged_markers_are_refused_before_anything_runs(page, tmp_path, capsys
 def test_a_real_benchmark_becomes_an_entry_with_machine_commit_and_date(tmp_path) -> None:
     path = tmp_path / "page.md"
     path.write_text("# Benchmarks\n\n| by hand | 1 |\n")
-    assert bench.main(["--page", str(path), "--only", "env_speed"]) == 0
+    assert bench.main(["--page", str(path), "--only", "checkpoint_cost"]) == 0
     page = path.read_text()
     assert page.startswith("# Benchmarks\n\n| by hand | 1 |\n\n" + BEGIN)
-    entry = page.partition("### env_speed")[2]
-    for word in ("`python benchmarks/env_speed.py --seconds", "cores", "commit ", "UTC", "~~~text"):
+    entry = page.partition("### checkpoint_cost")[2]
+    command = "`python benchmarks/checkpoint_cost.py --positions"
+    for word in (command, "cores", "commit ", "UTC", "~~~text", "| first |"):
         assert word in entry
     assert [p.name for p in tmp_path.iterdir()] == ["page.md"]
 
 
 def test_one_that_fails_or_hangs_leaves_the_old_entry(capsys) -> None:
-    assert bench.measured(Short("env_speed", "--nonsense")) is None
-    assert "env_speed: exit code 2" in capsys.readouterr().out
-    assert bench.measured(Short("env_speed"), limit_s=0.2) is None
+    assert bench.measured(Short("peers", "--nonsense")) is None
+    assert "peers: exit code 2" in capsys.readouterr().out
+    assert bench.measured(Short("checkpoint_cost"), limit_s=0.2) is None
     assert "took more than 0 s" in capsys.readouterr().out
