@@ -2,6 +2,7 @@
 # make test  [ARGS="tests/..."]  set up if needed, then run the tests
 # make chaos [ARGS="--seed 7"]   kill processes of a small run for ten minutes
 # make two-hosts                 `ray up` on two hosts of namespaces, a run, a loss (root; minutes)
+# make bench [ARGS="--only ..."] run the benchmarks' short forms and refresh docs/benchmarks.md
 # make setup | lint | lock       PYTHON=... names the Python 3.11 to use
 # EXTRAS=text before any of these adds what text games need, EXTRAS=trackers W&B and MLflow
 
@@ -13,7 +14,7 @@ UV ?= uv
 COMPILE = $(UV) pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
 	--annotation-style line --custom-compile-command "make lock"
 
-.PHONY: setup train test chaos two-hosts lint lock
+.PHONY: setup train test chaos two-hosts bench lint lock
 
 setup:
 	@test -n "$(PYTHON)" || { echo "[setup] error: no python3 on PATH; install Python 3.11" >&2; exit 2; }
@@ -30,6 +31,9 @@ chaos: setup
 
 two-hosts: setup
 	@$(BIN)/python tests/cluster/two_hosts.py
+
+bench: setup
+	@$(BIN)/python benchmarks/bench.py $(ARGS)
 
 lint: setup
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

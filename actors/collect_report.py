@@ -90,3 +90,12 @@ def end_reason(info: dict[str, object], terminated: bool) -> str:
         if info.get(reason):
             return reason
     return "terminated" if terminated else "truncated"
+
+
+def is_clear(info: dict[str, object], terminated: bool) -> bool | None:
+    """Whether an episode has been won by now; None in a game that says nothing of winning."""
+    if "won" in info:
+        return bool(info["won"])
+    if "flag" in info:  # a warp leads out of a stage without its flag
+        return terminated and not info.get("death")
+    return None

@@ -90,8 +90,8 @@ def measure(spec: GameSpec, targets: TargetConfig, batch_size: int, capacity_mb:
         return replay.sampler.draw(batch_size, replay.n_positions, 0.4, rng)[0]
 
     def gather() -> object:
-        held = torch.from_numpy(draw()).unsqueeze(1) + builder._steps
-        return builder._gather_obs(columns.obs, held)
+        windows = builder.locate(columns, torch.from_numpy(draw()))
+        return builder.gather(columns, windows)
 
     def add() -> None:
         nonlocal sequence

@@ -52,13 +52,13 @@ def n_cores() -> int:
 
 
 def commit() -> str:
-    """Short hash, with a + when tracked files differ from it."""
+    """Short hash, with a + when tracked files differ from it, those in docs/ aside."""
 
     def git(*words: str) -> str:
         command = ["git", "-C", str(ROOT), *words]
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
-    changed = git("status", "--porcelain", "--untracked-files=no")
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)docs")
     return (git("rev-parse", "--short", "HEAD") or "unknown") + ("+" if changed else "")
 
 

@@ -8,14 +8,11 @@ from typing import Literal
 import torch
 
 from launch.config import ConfigError
-from launch.control.checkpoint import MANIFEST, CheckpointError, CheckpointStore, verify
+from launch.control.chosen_checkpoint import REPLAY_FOLDER, find_checkpoint
 from launch.control.resume import stored_settings
-from launch.control.run_search import CHECKPOINTS_FOLDER
 from launch.control.saved_replay import load_replay
 from replay_service.snapshot import STATE_FILE
 from replay_service.targets import TextBatch
-
-REPLAY_FOLDER = "replay"  # in a checkpoint
 
 
 def recorded_play(path: Path, answers: Literal["visits", "actions"]) -> TextBatch:
@@ -26,7 +23,7 @@ def recorded_play(path: Path, answers: Literal["visits", "actions"]) -> TextBatc
 
     Raises ConfigError naming the path and what is wrong with it.
     """
-    folder = _checkpoint(path)
+    folder = find_checkpoint(path, "--from ")
     config = stored_settings(folder).config
     parts = []
     try:
@@ -48,24 +45,6 @@ def recorded_play(path: Path, answers: Literal["visits", "actions"]) -> TextBatc
     policy = torch.zeros_like(batch.policy)
     policy[torch.arange(len(batch.action)), batch.action] = 1.0
     return TextBatch(batch.prompt, batch.options, policy, batch.action)
-
-
-def _checkpoint(path: Path) -> Path:
-    if path.name == REPLAY_FOLDER and (path.parent / MANIFEST).is_file():
-        path = path.parent
-    if (path / MANIFEST).is_file():
-        try:
-            verify(path)
-        except CheckpointError as error:
-            raise ConfigError(f"--from {path}: {error}") from error
-        return path
-    newest = CheckpointStore(path / CHECKPOINTS_FOLDER, keep=1).latest()
-    if newest is None:
-        raise ConfigError(
-            f"--from {path} is neither a run with a usable checkpoint nor a checkpoint; give a "
-            "folder such as runs/textworld"
-        )
-    return newest
 
 
 def _joined(parts: list[TextBatch]) -> TextBatch:

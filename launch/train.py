@@ -43,6 +43,8 @@ from launch.monitoring.gpu_reader import GpuReader
 from launch.monitoring.json_lines import last_record
 from launch.monitoring.live_table import LiveTable, print_summary
 from launch.monitoring.metrics_writer import METRICS_FILE, MetricsWriter
+from launch.reports.at_end import leave_report
+from launch.reports.page import REPORT_FILE
 from launch.tracing.timing_tree import timing_tree
 from launch.tracing.watched_runtime import WatchedRuntime
 from replay_service import GameSpec
@@ -66,7 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             if stop.requested:
                 return EXIT_INTERRUPTED
-            return train(config, spec, device, run, stop, console)
+            code = train(config, spec, device, run, stop, console)
+            if code != EXIT_INTERRUPTED and leave_report(run.path):
+                say(console, f"report: {run.path / REPORT_FILE}")
+            return code
         except StepDown as step:
             config = step.config
         finally:

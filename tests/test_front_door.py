@@ -24,13 +24,13 @@ def test_readme_names_files_that_exist() -> None:
     assert quoted and [name for name in quoted if not (ROOT / name).exists()] == []
 
 
-@pytest.mark.parametrize("target", ["setup", "train", "test", "two-hosts", "lint", "lock"])
+@pytest.mark.parametrize("target", ["setup", "train", "test", "two-hosts", "bench", "lint", "lock"])
 def test_make_knows_its_targets(target: str) -> None:
     result = subprocess.run(
         ["make", "--dry-run", target, "ARGS=--flag"], cwd=ROOT, capture_output=True, text=True
     )
     assert result.returncode == 0, result.stderr
-    assert ("--flag" in result.stdout) == (target in ("train", "test"))
+    assert ("--flag" in result.stdout) == (target in ("train", "test", "bench"))
 
 
 def test_ci_runs_the_tests() -> None:

@@ -34,6 +34,14 @@ class WordyEnv(Protocol):
 
 
 @runtime_checkable
+class LevelledEnv(Protocol):
+    """What an environment adds if a reset may name one of its levels."""
+
+    @property
+    def levels(self) -> tuple[str, ...]: ...
+
+
+@runtime_checkable
 class CoarseEnv(Protocol):
     """What an environment adds if it can tell when a state calls for another move."""
 
@@ -116,6 +124,11 @@ class Game:
     def level(self) -> str:
         """The stage being played, "" if the game has one level."""
         return "" if self._words is None else self._words.level()
+
+    def levels(self) -> tuple[str, ...]:
+        """The stages that an episode is drawn from, () if there is nothing to choose."""
+        base = self._env.unwrapped
+        return tuple(base.levels) if isinstance(base, LevelledEnv) else ()
 
     def save_state(self) -> object:
         """Keep this point of the episode; raises RuntimeError if the game can't."""

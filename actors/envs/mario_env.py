@@ -144,6 +144,11 @@ class MarioEnv(gymnasium.Env[NDArray[np.uint8], np.int64]):
         self._consoles.clear()
         self._console = None
 
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """The stages that an episode is drawn from; reset's options may name others too."""
+        return self.stages
+
     # What acting asks of an environment that has words and levels (actors.envs.game).
 
     @property

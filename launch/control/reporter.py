@@ -176,6 +176,8 @@ class Reporter:
             lengths=list(report.lengths),
             reasons=list(report.end_reasons),
             max_x=list(report.max_x),
+            levels=list(report.levels),
+            clears=list(report.clears),
             modes={mode: list(played.returns) for mode, played in report.modes.items()},
         )
         reached = f", max x {max(report.max_x)}" if report.max_x else ""

@@ -181,11 +181,14 @@ class JsonLinesReader:
     next `read_new`. A file that got shorter (a new run in the same folder) is read from its start.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, start: int = 0, after_part: int = 0) -> None:
+        """start: byte to begin at; the rest of a line that it falls into is skipped and counted
+        after_part: number of a part; it and the older ones are left out
+        """
         self.path = path
         self.n_skipped = 0
-        self._offset = 0
-        self._n_parts = 0  # number of the newest part that was read, 0 before the first
+        self._n_parts = after_part  # number of the newest part that was read, 0 before the first
+        self._offset = start
 
     def read_new(self) -> list[dict[str, JsonValue]]:
         """Records appended since the last call; empty if the file is not there."""

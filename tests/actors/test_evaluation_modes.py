@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from actors.envs.game import make_game
+from actors.episodes import EpisodePlayer, Moment, PlayStyle, Start
 from actors.evaluation import EvaluationConfig, EvaluationLoop
 from actors.player import Player, PlayerConfig, make_player
 from actors.prior.backend import LocalPriorTransport
@@ -75,15 +76,35 @@ def test_nothing_is_played_again_where_nobody_asks_for_it(player: Player) -> Non
 
 
 def test_the_language_model_alone_plays_its_likeliest_move(player: Player) -> None:
-    loop = make_loop(player)
+    episodes = EpisodePlayer(player, max_steps=MAX_STEPS, rng=np.random.default_rng(0))
     games = player.games
     probabilities = np.zeros((2, games[0].spec.n_actions), np.float32)
     probabilities[0, 3] = 1.0
     prior = RootPrior(probabilities, np.array([True, False]))
-    drawn = {int(loop._follow(prior, games)[1]) for _ in range(60)}
-    assert loop._follow(prior, games)[0] == 3
+    drawn = {int(episodes._follow(prior, games)[1]) for _ in range(60)}
+    assert episodes._follow(prior, games)[0] == 3
     assert len(drawn) > 2, "without advice the move is drawn"
-    assert loop._n_unadvised == 61 and loop._n_moves == 122
+    assert episodes.n_unadvised == 61 and episodes.n_moves == 122
+
+
+def test_stages_and_clears_are_reported_with_every_episode(player: Player) -> None:
+    report = make_loop(player, prior_episodes=0).evaluate(2, video=False)
+    assert report.levels == ("1-1", "1-1")
+    assert report.clears == (False, False)
+
+
+def test_a_moment_says_what_search_model_and_prior_think(player: Player) -> None:
+    moments: list[Moment] = []
+    episodes = EpisodePlayer(player, max_steps=5, rng=np.random.default_rng(0))
+    (episode,) = episodes.play([Start(7, "1-2")], PlayStyle(), watch=moments.append)
+    assert episode.level == "1-2"
+    assert [m.length for m in moments] == list(range(episode.length))
+    for moment in moments:
+        assert moment.picture is not None and moment.picture.shape == (240, 256, 3)
+        for shares in (moment.search_policy, moment.model_policy, moment.llm_prior):
+            assert shares is not None and np.isclose(shares.sum(), 1.0, atol=1e-3)
+        assert moment.action == np.argmax(moment.search_policy)
+        assert moment.prompt and len(moment.options) == len(moment.search_policy)
 
 
 def test_a_seed_repeats_a_start() -> None:

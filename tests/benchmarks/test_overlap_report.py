@@ -105,25 +105,30 @@ def test_a_row_says_how_fast_how_busy_and_who_waits_for_whom():
 
 
 def test_csv_has_the_agreed_columns_and_ratios_compare_modes(tmp_path):
+    on_gpu = [{**r, "gpu_util_mean_window": 73.5} for r in run_records(steps_per_sec=15)]
     rows = [
         report_row("alternating", CELL, run_records(steps_per_sec=10), 0.3),
-        report_row("overlapped", CELL, run_records(steps_per_sec=15), 0.3),
+        report_row("overlapped", CELL, on_gpu, 0.3),
     ]
     write_csv(tmp_path / "overlap.csv", rows)
     with (tmp_path / "overlap.csv").open() as file:
         reader = csv.DictReader(file)
         lines = list(reader)
-    agreed = "mode,num_envs,segment,steps_per_sec_mean,updates_per_sec_mean,learner_busy_percent"
-    assert reader.fieldnames[:7] == [*agreed.split(","), "actor_busy_percent"]
-    assert reader.fieldnames[-2:] == ["replay_fill_final", "duration_sec"]
+    agreed = (
+        "mode,num_envs,rollout,steps_per_sec_mean,updates_per_sec_mean,replay_fill_final,"
+        "gpu_util_mean_window,duration_sec"
+    )
+    assert reader.fieldnames[:8] == agreed.split(",")
+    assert [line["gpu_util_mean_window"] for line in lines] == ["", "73.5"]
     assert [line["mode"] for line in lines] == ["alternating", "overlapped"]
     assert float(lines[1]["steps_per_sec_mean"]) == pytest.approx(15.0)
     assert ratio(rows, CELL, "steps_per_sec_mean") == pytest.approx(1.5)
 
 
 def test_the_modes_of_a_cell_differ_in_one_setting():
-    options = parse_options(["--preset", "mario-quick", "--cells", "8x40", "--", "--simulations=4"])
-    assert options.cells == [(8, 40)]
+    matrix = ["--num-envs", "8", "16", "--rollout", "40", "--warm-up-fraction", "0.5"]
+    options = parse_options(["--preset", "mario-quick", *matrix, "--", "--simulations=4"])
+    assert (options.num_envs, options.rollout, options.warm_up_fraction) == ([8, 16], [40], 0.5)
     alternating, overlapped = (
         set(run_arguments(options, (8, 40), mode)) for mode in ("alternating", "overlapped")
     )
@@ -134,7 +139,16 @@ def test_the_modes_of_a_cell_differ_in_one_setting():
     assert {"--envs-per-actor=4", "--acting.segment-length=40", "--simulations=4"} <= alternating
 
 
-@pytest.mark.parametrize("words", [["--cells", "7x20"], ["--cells", "8x0"], ["--preset", "nope"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--num-envs", "7"],
+        ["--num-envs", "0"],
+        ["--rollout", "0"],
+        ["--preset", "nope"],
+        ["--warm-up-fraction", "1"],
+    ],
+)
 def test_bad_options_are_refused(words, capsys):
     with pytest.raises(SystemExit) as refused:
         parse_options(["--preset", "mario-quick", *words])

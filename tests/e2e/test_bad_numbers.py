@@ -133,6 +133,9 @@ def test_a_learner_that_never_gets_further_ends_the_run_with_the_reason(tmp_path
         assert word in text, text
     assert len(events(folder, "rolled_back")) == 2
     assert_finite(folder)
+    page = (folder / "report.html").read_text()
+    assert 'class="state failed"' in page
+    assert page.count("<td>rolled_back</td>") == 2, "the report of a failed run shows why"
 
 
 def test_without_a_checkpoint_the_run_ends_and_saves_nothing(tmp_path, capsys, spoil_at):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from launch import status, train
+from launch import evaluate, status, train
 from launch.config import parse
 from launch.control.pacing import make_limiter
 
@@ -124,6 +124,19 @@ def test_mario_with_a_language_model_repeats_too(tmp_path):
     assert published
     assert all(e["accepted"] for e in published)
     assert list((tmp_path / "a" / "videos").glob("*.mp4"))
+    _evaluates_stage_by_stage(tmp_path / "a")
+
+
+def _evaluates_stage_by_stage(folder: Path) -> None:
+    """With the run's language model, on a stage that it was not trained on too."""
+    words = ["--episodes", "1", "--max-steps", "3", "--simulations", "2", "--stages", "1-1", "1-2"]
+    assert evaluate.main([str(folder), *words]) == 0
+    (path,) = (folder / "evaluations").glob("*.json")
+    found = json.loads(path.read_text())
+    assert found["prior"] is True
+    assert [row["stage"] for row in found["rows"]] == ["1-1", "1-2", "all"] * 4
+    assert all(row["clear_rate"]["value"] == 0.0 for row in found["rows"])
+    assert all(row["max_x"]["value"] >= 40 for row in found["rows"])
 
 
 MARIO = """--preset mario-quick --runtime serial --device cpu --envs-per-actor 2

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from actors.envs.textworld_games import find_games
-from launch import train
+from launch import evaluate, train
 
 pytest.importorskip("textworld", reason="needs TextWorld: EXTRAS=text make setup")
 SMALL = shlex.split(
@@ -46,6 +46,11 @@ def test_a_run_collects_learns_resumes_and_evaluates(tmp_path, cache):
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["global_step"] >= 240
     assert len(events(tmp_path, "evaluation")) >= 2
+    assert evaluate.main([str(tmp_path), "--episodes", "2", "--max-steps", "10"]) == 0
+    (path,) = (tmp_path / "evaluations").glob("*.json")
+    found = json.loads(path.read_text())
+    assert {row["stage"] for row in found["rows"]} == {"coin_collector-0"}
+    assert all(0.0 <= row["clear_rate"]["value"] <= 1.0 for row in found["rows"])
 
 
 @pytest.mark.parametrize("mode", ["local", "served"])

@@ -1,0 +1,89 @@
+"""How a run did stage by stage: in its last training episodes, and in evaluations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from launch.reports.intervals import Estimate, mean_of, rate_of
+from launch.reports.run_record import Record, RunRecord, number
+
+RECENT = 100  # episodes of a stage
+CLEARED = ("flag", "won")  # ends of an episode
+# A game that never ends in one of these can't be won, as far as its episodes tell.
+GOAL_GAMES = ("WarpZone/Mario-v0", "WarpZone/TextWorld-v0", "WarpZone/Jericho-v0")
+
+
+@dataclass(frozen=True, slots=True)
+class StageRow:
+    """what: training or a way of evaluating; None where a game has no such figure."""
+
+    what: str
+    stage: str
+    n_episodes: int
+    cleared: Estimate | None
+    max_x: Estimate | None
+    returns: Estimate
+    lengths: Estimate
+
+
+def training_rows(run: RunRecord) -> list[StageRow]:
+    """The last RECENT training episodes of each stage, which explore."""
+    has_goal = run.settings.get("env.id") in GOAL_GAMES
+    by_stage: dict[str, list[Record]] = {}
+    for event in run.events_of("episode_end"):
+        has_figures = None not in (number(event.get("episode_return")), number(event.get("length")))
+        if has_figures:
+            by_stage.setdefault(str(event.get("level") or ""), []).append(event)
+    return [
+        _training_row(stage, events[-RECENT:], has_goal)
+        for stage, events in sorted(by_stage.items())
+    ]
+
+
+def _training_row(stage: str, events: Sequence[Record], has_goal: bool) -> StageRow:
+    max_x = [x for event in events if (x := number(event.get("max_x"))) is not None]
+    n_cleared = sum(event.get("reason") in CLEARED for event in events)
+    return StageRow(
+        what="training",
+        stage=stage,
+        n_episodes=len(events),
+        cleared=rate_of(n_cleared, len(events)) if has_goal else None,
+        max_x=mean_of(max_x) if max_x else None,
+        returns=mean_of([number(event["episode_return"]) or 0.0 for event in events]),
+        lengths=mean_of([number(event["length"]) or 0.0 for event in events]),
+    )
+
+
+def evaluation_rows(evaluation: Record) -> list[StageRow]:
+    """Of what launch/evaluate.py wrote; rows that lack a figure are left out."""
+    rows = []
+    found = evaluation.get("rows")
+    for row in found if isinstance(found, list) else ():
+        if not isinstance(row, dict):
+            continue
+        returns, lengths = _estimate(row.get("returns")), _estimate(row.get("lengths"))
+        n_episodes = number(row.get("n_episodes"))
+        if returns is None or lengths is None or n_episodes is None:
+            continue
+        rows.append(
+            StageRow(
+                what=f"{row.get('moves')}, {row.get('chance')}",
+                stage=str(row.get("stage") or ""),
+                n_episodes=int(n_episodes),
+                cleared=_estimate(row.get("clear_rate")),
+                max_x=_estimate(row.get("max_x")),
+                returns=returns,
+                lengths=lengths,
+            )
+        )
+    return rows
+
+
+def _estimate(value: object) -> Estimate | None:
+    if not isinstance(value, dict):
+        return None
+    middle = number(value.get("value"))
+    if middle is None:
+        return None
+    return Estimate(middle, number(value.get("low")), number(value.get("high")))
