@@ -98,7 +98,7 @@ def test_a_run_writes_what_is_documented_and_nothing_else(tmp_path: Path) -> Non
         --evaluation.max-steps 6 --schedule.wm-train-freq 2
         --schedule.llm-train-freq 1 --language.batch-size 4 --language.micro-batch-size 4
         --control.log-period-s 0.1 --reanalysis.share 0.5
-        --learner.publish-every 2 --env.stall-steps 2"""
+        --learner.publish-every 2 --env.stall-steps 2 --adaptive.exploration true"""
     )
     assert train.main([*arguments, "--run-dir", str(tmp_path / "run")]) == 0
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
