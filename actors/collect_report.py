@@ -5,9 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-import numpy as np
-from numpy.typing import NDArray
-
+from actors.live_view import EnvView
 from cache.pool import PoolStats
 
 
@@ -24,19 +22,6 @@ class EpisodeRecord:
     max_x: int | None  # Mario's progress in pixels, None elsewhere
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """What one environment looked like and what search thought of it, for the live page."""
-
-    frame: NDArray[np.uint8] | None  # [H, W, 3] RGB, None if the game can't be drawn
-    actions: tuple[str, ...]
-    search_policy: NDArray[np.float32]  # [A]
-    model_policy: NDArray[np.float32]  # [A]
-    llm_prior: NDArray[np.float32] | None  # [A]
-    root_value: float
-    prompt: str
-
-
 @dataclass(slots=True)
 class CollectReport:
     """Metadata of one collect call; small enough to travel inline."""
@@ -50,7 +35,7 @@ class CollectReport:
     search: dict[str, float] = field(default_factory=dict)  # summed search statistics
     cache: dict[str, PoolStats] = field(default_factory=dict)  # of this call, by pool
     prior: dict[str, float] = field(default_factory=dict)  # prior client counters since start
-    snapshot: Snapshot | None = None
+    views: list[EnvView] = field(default_factory=list)  # where somebody looks
 
     def add_seconds(self, stage: str, since: float) -> float:
         now = time.perf_counter()

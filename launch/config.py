@@ -26,6 +26,7 @@ from actors.search import SearchConfig
 from launch.control.config import ControlConfig, check_no_password
 from launch.control.rate_limiter import RateLimiterConfig
 from launch.control.schedule import ScheduleConfig
+from launch.dashboard.config import DashboardConfig
 from launch.setting_types import SettingError, shown, typed
 from learner.config import LearnerConfig
 from learner.language.config import LanguageConfig
@@ -44,9 +45,15 @@ SHORT_OPTIONS = {
     "--max-hours": "--control.max-hours",
     "--auto-memory": "--control.auto-memory",
     "--allow-open-cluster": "--control.allow-open-cluster",
+    "--dashboard": "--dashboard.enabled",
 }
 # May stand alone, which means true.
-SWITCHES = ("--resume-relaxed", "--control.auto-memory", "--control.allow-open-cluster")
+SWITCHES = (
+    "--resume-relaxed",
+    "--control.auto-memory",
+    "--control.allow-open-cluster",
+    "--dashboard.enabled",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +74,7 @@ class Config:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     control: ControlConfig = field(default_factory=ControlConfig)
+    dashboard: DashboardConfig = field(default_factory=DashboardConfig)
 
     total_env_steps: int = 10_000  # env steps to collect over all actors before the run ends
     seed: int = 0  # every random stream of the run derives from it

@@ -86,6 +86,7 @@ class Learner:
         self._bad_batches = bad_batches
         self._bad_steps: list[BadStep] = []  # of the train call that runs
         self._n_bad_in_a_row = 0
+        self._learning_rate_scale = 1.0  # of the train call that runs, beside the schedule
 
     @property
     def updates(self) -> int:
@@ -109,7 +110,14 @@ class Learner:
         """The averaged model as publishable arrays."""
         return snapshot_weights(self.average_model, self.version)
 
-    def train(self, n_updates: int, source: BatchSource, sink: WeightSink | None) -> TrainReport:
+    def train(
+        self,
+        n_updates: int,
+        source: BatchSource,
+        sink: WeightSink | None,
+        *,
+        learning_rate_scale: float = 1.0,
+    ) -> TrainReport:
         """Run `n_updates` updates; publishes to `sink` every `publish_every` of them.
 
         A batch is drawn for the first and then for every `sample_interval`-th update; the others
@@ -117,6 +125,7 @@ class Learner:
         right after an update that was not finite: what is wrong may be the weights.
         """
         self._bad_steps = []
+        self._learning_rate_scale = learning_rate_scale
         sums: dict[str, float] = defaultdict(float)
         seconds = {"sample_wait": 0.0, "transfer": 0.0, "compute": 0.0, "publish": 0.0}
         for i in range(n_updates):
@@ -281,7 +290,7 @@ class Learner:
         )
 
     def _set_learning_rate(self) -> float:
-        rate = self.config.learning_rate_at(self.updates)
+        rate = self.config.learning_rate_at(self.updates) * self._learning_rate_scale
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         return rate

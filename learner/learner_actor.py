@@ -42,9 +42,11 @@ class LearnerActor:
             bad_batches = BadBatches(bad_batches_dir, config.keep_bad_batches)
         self._learner = Learner(config, model_config, targets, spec, device, seed, bad_batches)
 
-    def train(self, n_updates: int) -> TrainReport:
+    def train(self, n_updates: int, learning_rate_scale: float = 1.0) -> TrainReport:
         """Run `n_updates` updates and publish on the way."""
-        return self._learner.train(n_updates, self._source, self._sink)
+        return self._learner.train(
+            n_updates, self._source, self._sink, learning_rate_scale=learning_rate_scale
+        )
 
     def publish(self, acted: int = NO_VERSION) -> int:
         """Push the weights now, as a version newer than any published; returns that version.

@@ -22,8 +22,9 @@ from launch.control.cut import restore_children
 from launch.control.evaluating import Evaluating
 from launch.control.fleet import Fleet
 from launch.control.language_tuning import LanguageTuning
+from launch.control.live_control import LiveControl
 from launch.control.memory_ladder import refuse_starved
-from launch.control.pacing import TRAINS_IN_FLIGHT, make_limiter, train_chunk
+from launch.control.pacing import make_limiter
 from launch.control.progress import Progress
 from launch.control.refresh_loop import RefreshLoop
 from launch.control.refusals import Refusals
@@ -36,6 +37,7 @@ from launch.control.schedule import Schedule
 from launch.control.shards import ReplayShards
 from launch.control.shutdown import StopRequest
 from launch.control.supervision import Supervisor
+from launch.control.training import Training
 from learner.language.language_learner import LanguageReport
 from learner.learner import TrainReport
 from replay_service import AddReport
@@ -62,7 +64,6 @@ class Controller:
         self._reporter = reporter
         self._stop = stop
         self.progress = Progress(config.acting.num_actors, runtime.now)
-        self._train_chunk = train_chunk(config)
         self.limiter = make_limiter(config)
         calls = self._calls = CallBook(runtime, config.control.call_deadline_s)
         self._shards = ReplayShards(calls, fleet, config.replay.num_shards)
@@ -96,7 +97,9 @@ class Controller:
             (self._rollback.may_save, self._tuning.may_save),
             self._on_failure,
         )
-        self._collecting = Collecting(config, calls, fleet, roster, progress, limiter)
+        live = self._live = LiveControl(config, self._run.path, reporter, progress, calls.now)
+        self._collecting = Collecting(config, calls, fleet, roster, progress, limiter, live)
+        self._training = Training(config, calls, fleet, roster, limiter, self._schedule, live)
         self._evaluating = Evaluating(config, calls, fleet, roster, progress, reporter)
         self._refreshes = RefreshLoop(config, calls, fleet, roster, progress)
         self._refusals = Refusals(reporter, self._on_failure)
@@ -142,7 +145,7 @@ class Controller:
         """All env steps are collected and all updates that they allow are done."""
         if self.progress.env_steps < self._config.total_env_steps:
             return False
-        return not self.n_moving() and not self.limiter.may_sample(self._train_chunk)
+        return not self.n_moving() and not self._training.has_data
 
     def _begin(self) -> None:
         resume = self._run.resume
@@ -159,6 +162,7 @@ class Controller:
             self._reporter.event("replay_placed", child=shard.name, device=place)
         self._calls.ask(self._fleet.learner, "publish")
         self._supervisor.begin()
+        self._live.begin()
         self._collecting.begin()
         self._evaluating.begin()
         self._checkpointer.begin()
@@ -187,13 +191,11 @@ class Controller:
     # ------------------------------------------------------------------ issuing
 
     def _issue(self) -> None:
-        self._issue_trains()
-        self._collecting.issue()
+        self._live.look()
+        self._checkpointer.is_asked |= self._live.take_checkpoint_wish()
         saves = self._checkpointer.is_due and self._supervisor.can_save
-        if not saves:  # the language model's updates are the longest to wait for
-            self._tuning.issue(has_data=self.limiter.inserted >= self.limiter.min_positions)
-        self._refreshes.issue()
-        self._evaluating.issue()
+        if not self._live.is_paused:
+            self._issue_work(saves)
         self._checkpointer.tell_of_uploads()
         since = self._calls.now()
         if self._supervisor.wants_checkpoint and self._supervisor.can_save:
@@ -203,6 +205,15 @@ class Controller:
             self._lost(self._supervisor.vacate())
         elif saves and not self._tuning.is_busy:
             self._checkpointer.save_or_go_on(since=since, idle_since=self._settle(since))
+
+    def _issue_work(self, saves: bool) -> None:
+        """Before a checkpoint that `saves`, what must be waited for is not begun."""
+        self._training.issue()
+        self._collecting.issue()
+        if not saves:  # the language model's updates are the longest to wait for
+            self._tuning.issue(has_data=self.limiter.inserted >= self.limiter.min_positions)
+        self._refreshes.issue()
+        self._evaluating.issue()
 
     def _settle(self, since: float) -> float:
         """Waits, bounded, until nothing that a checkpoint holds is moving; env actors play on.
@@ -229,28 +240,13 @@ class Controller:
         ):
             calls.issue(fleet.search, "stats")
 
-    def _issue_trains(self) -> None:
-        calls, learner = self._calls, self._fleet.learner
-        if not self._roster.takes_work(learner):
-            return
-        takes_turns = self._config.schedule.off_policy_degree == 0
-        if takes_turns and calls.n_in_flight("collect", "add"):
-            return
-        most = self._config.control.updates_per_call
-        while calls.n_in_flight("train", child=learner) < TRAINS_IN_FLIGHT:
-            n_updates = self._schedule.wm_updates(most)
-            if not n_updates or not self.limiter.may_sample(self._train_chunk):
-                return
-            self.limiter.sample(n_updates * self._config.learner.batch_size)
-            self._schedule.issued("wm", n_updates)
-            calls.issue(learner, "train", n_updates)
-
     # ------------------------------------------------------------------ answers
 
     def _on_collect(self, call: Call, report: CollectReport) -> None:
         self._collecting.collected(call.child)
         self.progress.collected(call.child.name, report)
         self._reporter.episodes(report)
+        self._reporter.views(call.child.index, report.views)
         self._shards.add(call.payload, report.payload_bytes, call.child)
 
     def _on_add(self, call: Call, report: AddReport) -> None:

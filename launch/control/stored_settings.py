@@ -34,6 +34,7 @@ SAFE_TO_CHANGE = (
     "device",
     "acting.",
     "control.",
+    "dashboard.",
     "evaluation.",
     "language.",
     "learner.",
