@@ -54,12 +54,12 @@ class Knob:
         if value is None and self.own:
             return None
         try:
-            value = typed(self.hint, value)
+            taken = typed(self.hint, value)
         except SettingError:
             pass
         else:
-            if self.hint is bool or self.low <= value <= self.high:
-                return value
+            if self.hint is bool or self.low <= taken <= self.high:
+                return taken
         raise SettingError(f"{self.name} must be {self.allowed}, got {shown(value)}")
 
 

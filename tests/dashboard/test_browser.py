@@ -23,6 +23,7 @@ LIVE = shlex.split(
     """--preset cartpole --runtime serial --device cpu --envs-per-actor 2 --acting.num-actors 2
     --acting.segment-length 10 --acting.collect-steps 8 --simulations 6 --total-env-steps 1000000
     --replay.min-positions 40 --learner.batch-size 16 --control.updates-per-call 2
+    --limiter.samples-per-insert 4
     --evaluation.every-env-steps 100000000 --control.checkpoint-every-env-steps 100000000
     --control.log-period-s 0.5 --dashboard --dashboard.port 0"""
 )
@@ -207,7 +208,7 @@ def test_a_real_run_is_seen_changed_paused_saved_and_left(live_run: LiveRun, bro
     assert changes["temperature"][1] == 0.75 and changes["learning_rate_scale"] == (1.0, 0.5)
     assert changes["simulations"] == (6, 3)
     assert "got 50" in live_run.events("setting_refused")[0]["cause"]
-    # Two visits fewer than the settings' reach the root that is drawn.
+    # The root that is drawn has its own visit and those of three simulations.
     browser.wait_for(
         "document.querySelector('#tree circle').previousSibling.textContent.includes(' 4 visits')"
     )
