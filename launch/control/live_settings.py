@@ -64,17 +64,21 @@ class Knob:
 
 
 def knobs(config: Config) -> tuple[Knob, ...]:
-    """Of a run with these settings. Trees are as large as these say, so searches only shrink."""
+    """Of a run with these settings. Trees are as large as these say, so searches only shrink.
+
+    Gumbel's search draws no move from its visits, and so has no temperature.
+    """
     search = config.search
+    temperature = Knob(
+        "temperature",
+        float,
+        0.01,
+        10.0,
+        "exponent 1/temperature on visit counts while acting; lower is greedier",
+        "the run's schedule",
+    )
     return (
-        Knob(
-            "temperature",
-            float,
-            0.01,
-            10.0,
-            "exponent 1/temperature on visit counts while acting; lower is greedier",
-            "the run's schedule",
-        ),
+        *((temperature,) if search.variant == "puct" else ()),
         Knob(
             "simulations",
             int,

@@ -17,7 +17,10 @@ function drawEnvironments({ environments }) {
   showEmpty($("environments"), environments.length === 0);
   $("closely").hidden = environments.length === 0;
   if (environments.length === 0) return;
-  if (!environments.some(isChosen)) [view.actor, view.env] = [environments[0].actor, environments[0].env];
+  if (!environments.some(isChosen)) {
+    [view.actor, view.env] = [environments[0].actor, environments[0].env];
+    look();
+  }
   $("thumbnails").hidden = environments.length < 2;
   $("thumbnails").replaceChildren(...environments.map(thumbnail));
   const chosen = environments.find(isChosen);

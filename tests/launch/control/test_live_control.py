@@ -14,7 +14,7 @@ from actors.search import SearchConfig
 from launch.config import Config
 from launch.control.live_control import LOOK_PERIOD_S, MOST_ACTORS, UNSEEN_PERIOD_S, LiveControl
 from launch.control.live_file import LIVE_VIEW_PERIOD_S
-from launch.control.live_settings import LiveSettings
+from launch.control.live_settings import LiveSettings, knobs
 from launch.control.progress import Progress
 from launch.control.request_box import RequestDesk
 from launch.control.runtime import Child
@@ -189,8 +189,14 @@ def test_who_looks_is_shown_some_actors_once_a_period_and_one_closely(world):
     assert wishes(world, 10.0) == []
 
 
+def test_what_has_no_effect_is_not_offered():
+    gumbel = replace(CONFIG, search=replace(CONFIG.search, variant="gumbel"))
+    assert "temperature" in [knob.name for knob in knobs(CONFIG)]
+    assert "temperature" not in [knob.name for knob in knobs(gumbel)]
+
+
 def test_a_directory_without_requests_is_no_reason_to_stop(tmp_path):
     world = World(tmp_path)
     (tmp_path / "requests").rmdir()
     world.look()
-    assert world.control.settings == replace(LiveSettings())
+    assert world.control.settings == LiveSettings()
