@@ -5,6 +5,12 @@ function range(values) {
   return low === high ? [low - 0.5 * (Math.abs(low) || 1), high + 0.5 * (Math.abs(high) || 1)] : [low, high];
 }
 
+// Labels of one axis in as many digits as tell them apart.
+function axisLabel(value, low, high) {
+  const digits = Math.ceil(-Math.log10((high - low) / 2)) + 1;
+  return Math.abs(value) < 1e4 && digits > 0 && digits <= 4 ? format(value, Math.max(1, digits - 1)) : short(value);
+}
+
 function linePath(xs, ys, x, y) {
   let path = "", pen = "M";
   ys.forEach((value, i) => {
@@ -29,7 +35,7 @@ function drawChart(title, xs, lines, height = 170) {
     const value = low + share * (high - low);
     picture.append(
       svg("line", { class: "grid", x1: left, x2: W - right, y1: y(value), y2: y(value) }),
-      svg("text", { x: left - 5, y: y(value) + 4, "text-anchor": "end" }, short(value)),
+      svg("text", { x: left - 5, y: y(value) + 4, "text-anchor": "end" }, axisLabel(value, low, high)),
     );
   }
   for (const [s, anchor] of [[first, "start"], [last, "end"]]) {

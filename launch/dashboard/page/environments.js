@@ -40,7 +40,7 @@ function thumbnail(e) {
   } else {
     button.append(make("span", "words", String(e.prompt ?? "").slice(-160)));
   }
-  button.append(make("b", "", nameOf(e)), make("span", "quiet", `step ${short(e.length)} ${DOT} value ${short(e.value)}`));
+  button.append(make("b", "", nameOf(e)), make("span", "quiet", `step ${short(e.length)}`), make("span", "quiet", `value ${short(e.value)}`));
   button.addEventListener("click", () => {
     [view.actor, view.env, view.shown] = [e.actor, e.env, null];
     look();
@@ -99,9 +99,10 @@ function drawPath(path) {
   $("path").hidden = values.length === 0;
   if (values.length === 0) return;
   const every = isNumber(path.every) ? path.every : 1;
-  const lines = { value: values };
-  if (isList(path.total_reward)) lines["return so far"] = path.total_reward;
-  $("path").replaceChildren(drawChart("Value along the episode (reward over env steps)", values.map((_, i) => i * every), lines, 190));
+  const steps = values.map((_, i) => i * every);
+  const charts = [drawChart("Value along the episode", steps, { value: values }, 125)];
+  if (isList(path.total_reward)) charts.push(drawChart("Return so far", steps, { return: path.total_reward }, 125));
+  $("path").replaceChildren(...charts);
 }
 
 function drawText(e) {

@@ -3,10 +3,10 @@
 const TILES = [
   ["env steps", "global_step", 0], ["updates", "update", 0], ["episodes", "episodes", 0],
   ["return", "avg_return", 2], ["eval return", "eval_return_mean", 2], ["max x", "env_max_x_pos", 0, " px"],
-  ["env steps", "env_steps_per_sec", 1, " /s"], ["updates", "updates_per_sec", 1, " /s"],
-  ["simulations", "search_simulations_per_sec", 0, " /s"],
+  ["playing", "env_steps_per_sec", 1, " steps/s"], ["learning", "updates_per_sec", 1, " updates/s"],
+  ["searching", "search_simulations_per_sec", 0, " sims/s"],
   ["replay fill", "replay_fill_rate", "%"], ["prior hits", "prior_cache_hit_rate", "%"],
-  ["prior fallbacks", "prior_fallback_rate", "%"], ["weights", "weight_version", 0, "", "version "],
+  ["prior fallbacks", "prior_fallback_rate", "%"], ["weight version", "weight_version", 0],
   ["loss", "loss_total", 3, " nats"],
 ];
 const PRIORITIES = [["median", "replay_priority_p50"], ["90%", "replay_priority_p90"], ["99%", "replay_priority_p99"]];
@@ -14,8 +14,8 @@ const SAMPLE_STAGES = [["draw", "replay_draw_ms"], ["gather", "replay_gather_ms"
 
 function drawFigures(figures) {
   state.figures = figures;
-  const tiles = TILES.filter(([, name]) => isNumber(figures[name])).map(([label, name, digits, unit, before]) => {
-    const tile = make("div"), value = make("b", "", (before ?? "") + format(figures[name], digits));
+  const tiles = TILES.filter(([, name]) => isNumber(figures[name])).map(([label, name, digits, unit]) => {
+    const tile = make("div"), value = make("b", "", format(figures[name], digits));
     if (unit) value.append(make("small", "", unit));
     tile.append(make("span", "", label), value);
     return tile;
@@ -61,7 +61,7 @@ function drawReplay(figures) {
   const rows = [];
   const add = (label, value, note) => {
     const cell = make("dd", "", value);
-    if (note) cell.append(make("span", "quiet", ` ${note}`));
+    if (note) cell.append(make("span", "quiet", ` ${DOT} ${note}`));
     rows.push(make("dt", "", label), cell);
   };
   const f = (name) => figures[name];
@@ -69,7 +69,7 @@ function drawReplay(figures) {
   if (isNumber(f("replay_push_total"))) add("inserted so far", format(f("replay_push_total"), 0), `${format(f("replay_sample_total"), 0)} batches sampled`);
   if (isNumber(f("ratio_actual"))) add("samples per insert", format(f("ratio_actual"), 2), isNumber(f("ratio_target")) ? `wanted ${format(f("ratio_target"), 2)}` : "");
   if (isNumber(f("replay_avg_unique_ratio"))) add("different in a batch", format(f("replay_avg_unique_ratio"), "%"));
-  if (isNumber(f("replay_lag_mean"))) add("age of samples", `${format(f("replay_lag_mean"), 1)} versions`);
+  if (isNumber(f("replay_lag_p50"))) add("age of samples", `${format(f("replay_lag_p50"), 0)} updates`, `90% up to ${format(f("replay_lag_p90"), 0)}`);
   if (isNumber(f("replay_beta"))) add("importance exponent", format(f("replay_beta"), 2));
   $("replay-facts").replaceChildren(...rows);
   const priorities = PRIORITIES.filter(([, name]) => isNumber(f(name)));

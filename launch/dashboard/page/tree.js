@@ -1,6 +1,6 @@
 // The most visited part of a search tree, from left to right; thicker is visited more.
 
-const TREE = { step: 118, row: 17, left: 14, top: 12, label: 130 };
+const TREE = { step: 150, row: 18, left: 14, top: 18, label: 170 };
 
 function layOut(tree) {
   const children = tree.parent.map(() => []);
@@ -47,13 +47,14 @@ function drawTree(tree) {
       "stroke-width": 1 + 5 * (tree.visits[node] / most),
     }));
   });
-  tree.parent.forEach((_, node) => picture.append(drawNode(tree, node, x(node), y[node], best.has(node), most)));
+  tree.parent.forEach((_, node) => picture.append(drawNode(tree, node, [x(node), y[node]], best.has(node), children[node].length === 0)));
   $("tree-picture").replaceChildren(picture);
   const hidden = isNumber(tree.n_nodes) ? tree.n_nodes - tree.parent.length : 0;
   $("tree-note").textContent = hidden > 0 ? `the ${tree.parent.length} most visited of ${format(tree.n_nodes, 0)} nodes` : `${tree.parent.length} nodes`;
 }
 
-function drawNode(tree, node, x, y, isBest, most) {
+function drawNode(tree, node, [x, y], isBest, isLeaf) {
+  const most = Math.max(1, tree.visits[0]);
   const group = svg("g", { class: isBest ? "node best" : "node" });
   const prior = isList(tree.prior) ? `, prior ${format(tree.prior[node], "%")}` : "";
   const name = node ? String(tree.action[node] ?? "") : "now";
@@ -62,7 +63,8 @@ function drawNode(tree, node, x, y, isBest, most) {
     svg("circle", { cx: x, cy: y, r: 2.5 + 4 * Math.sqrt(tree.visits[node] / most) }),
   );
   if (node) {
-    const label = svg("text", { x: x + 9, y: y + 4 }, name.length > 11 ? `${name.slice(0, 10)}\u2026 ` : `${name} `);
+    const at = isLeaf ? { x: x + 9, y: y + 4 } : { x: x + 3, y: y - 7 };  // above the edges that leave it
+    const label = svg("text", at, name.length > 20 ? `${name.slice(0, 19)}\u2026 ` : `${name} `);
     label.append(svg("tspan", {}, String(tree.visits[node])));
     group.append(label);
   }
