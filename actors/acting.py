@@ -221,7 +221,8 @@ class ActingLoop:
             report.add_seconds("search", mark)
             row = self._views.tree_row(self._halves[half])
             if row is not None:
-                output = replace(output, tree=planner.draw_tree(int(self._halves[half][row])))
+                tree = planner.draw_tree(int(self._halves[half][row]))
+                output = replace(output, tree=tree, tree_row=row)
             return output
         pending = self._begun[half] or self._begin(half, env_steps, report)
         self._begun[half] = None

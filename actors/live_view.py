@@ -129,7 +129,7 @@ class LiveViews:
         views = []
         for row, env_id in enumerate(env_ids.tolist()):
             is_close = self._wish is not None and self._wish.closely == env_id
-            if env_id not in self._left or (is_close and output.tree is None):
+            if env_id not in self._left or (is_close and output.tree_row != row):
                 continue
             self._left.remove(env_id)
             views.append(self._view(env_id, row, output, asked, is_close=is_close))

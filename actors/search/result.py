@@ -36,7 +36,7 @@ class SearchOutput:
     model_policy: [B, A] float32, the world model's own policy over legal actions
     root_prior:   [B, A] float32, what the search started from, before noise
     depth_max:    [B] int32, edges on the longest path
-    tree:         of one row, where somebody asked to see it
+    tree:         of the row `tree_row`, where somebody asked to see it
     """
 
     weight_version: int
@@ -50,6 +50,7 @@ class SearchOutput:
     depth_max: NDArray[np.int32]
     stats: SearchStats
     tree: TreePicture | None = None
+    tree_row: int | None = None
 
     def advantage(self, row: int) -> NDArray[np.float32]:
         """[A] what the search found each action worth above the root; 0 where it did not look."""
@@ -58,6 +59,6 @@ class SearchOutput:
 
     def rows(self, chosen: slice, stats: SearchStats) -> SearchOutput:
         """The result of some rows alone, with statistics of their own."""
-        alone = ("weight_version", "stats", "tree")
+        alone = ("weight_version", "stats", "tree", "tree_row")
         names = [f.name for f in fields(self) if f.name not in alone]
         return replace(self, stats=stats, **{name: getattr(self, name)[chosen] for name in names})

@@ -162,11 +162,10 @@ class SearchService:
         for a in admitted:
             rows = slice(first, first + a.request.n_roots)
             stats = _share(output, a.request.n_roots / len(envs), is_first=first == 0)
-            tree = None
-            if a.request.shows_tree is not None:
-                env = int(a.envs[a.request.shows_tree])
-                tree = self._planner.draw_tree(env)
-            own = replace(output.rows(rows, stats), tree=tree)
+            own, row = output.rows(rows, stats), a.request.shows_tree
+            if row is not None:
+                tree = self._planner.draw_tree(int(a.envs[row]))
+                own = replace(own, tree=tree, tree_row=row)
             replies[a.index] = SearchReply(own, NOTHING_LOST)
             first = rows.stop
 

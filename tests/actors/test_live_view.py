@@ -117,6 +117,18 @@ def test_what_is_wished_for_is_shown_once(loop: ActingLoop) -> None:
         assert close.tree_actions[node] == close.actions[close.tree.action[node]]
 
 
+def test_a_tree_is_shown_of_its_own_environment_only(loop: ActingLoop) -> None:
+    """Searches that a service has begun bring the tree that was wanted before."""
+    for closely in (0, 1, 0, 1):
+        views = shown(loop, ViewWish(N_ENVS, closely=closely), n_steps=N_ENVS // 2)
+        views += shown(loop, None, n_steps=4 * N_ENVS)
+        assert [view.env_id for view in views if view.tree is not None] == [closely]
+        (close,) = [view for view in views if view.env_id == closely]
+        for node in np.flatnonzero(close.tree.parent == 0):
+            share = close.search_policy[close.tree.action[node]]
+            assert close.tree.visits[node] == round(share * 8)
+
+
 def test_an_environment_that_is_not_there_is_not_shown(loop: ActingLoop) -> None:
     assert len(shown(loop, ViewWish(100, closely=100), n_steps=4 * N_ENVS)) == N_ENVS
 
