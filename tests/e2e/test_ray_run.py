@@ -80,8 +80,7 @@ def test_the_main_job_survives_a_killed_env_actor(tmp_path, fault_seed):
     desk.look(0, 1)
     run.wait_until(lambda: desk.answer(asked) is not None, "an answer to a request")
     run.wait_until(
-        lambda: any(e["env"] == 1 and e["llm_text"] for e in seen_closely(run)),
-        "a look at one environment",
+        lambda: any(e["env"] == 1 for e in seen_closely(run)), "a look at one environment"
     )
     known = run.pids()
     processes = [psutil.Process(pid) for pid in known.values()]
@@ -110,7 +109,9 @@ def test_the_main_job_survives_a_killed_env_actor(tmp_path, fault_seed):
     video = max((run.folder / "videos").glob("*.mp4"))
     assert video.read_bytes()[4:8] == b"ftyp"
     assert len(run.events("checkpoint")) >= 2
-    assert all(e["prompt"].startswith("world 1-1") for e in seen_closely(run))
+    for seen in seen_closely(run):
+        assert seen["prompt"].startswith("world 1-1")
+        assert seen["prior"] is None or "world 1-1" in seen["llm_text"]
     (change,) = run.events("setting_changed")
     assert (change["setting"], change["before"], change["after"]) == ("simulations", 8, 4)
     assert not [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
