@@ -8,7 +8,8 @@ function range(values) {
 // Labels of one axis in as many digits as tell them apart.
 function axisLabel(value, low, high) {
   const digits = Math.ceil(-Math.log10((high - low) / 2)) + 1;
-  return Math.abs(value) < 1e4 && digits > 0 && digits <= 4 ? format(value, Math.max(1, digits - 1)) : short(value);
+  const size = Math.max(Math.abs(low), Math.abs(high));
+  return size >= 0.01 && size < 1e4 && digits > 0 && digits <= 6 ? format(value, Math.max(1, digits - 1)) : short(value);
 }
 
 function linePath(xs, ys, x, y) {
