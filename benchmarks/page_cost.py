@@ -73,6 +73,11 @@ def measure(run: RealRun, seconds: float) -> Block:
     last, cpu_after = run.metrics(), cpu_seconds(run)
     n_steps = last["global_step"] - first["global_step"]
     lasted = last["timestamp"] - first["timestamp"]
+    if n_steps == 0:
+        raise RuntimeError(
+            f"no env step in a block of {lasted:.0f} s, while env actors waited for the learner; "
+            "make --seconds several times as long as these waits"
+        )
     return Block(n_steps / lasted, 1e3 * (cpu_after - cpu_before) / n_steps)
 
 
