@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from actors.collect_report import CollectReport, EpisodeRecord, Snapshot, end_reason
+from actors.collect_report import CollectReport, EpisodeRecord, end_reason
+from actors.live_view import LiveViews, ViewWish
+from actors.play_settings import PlaySettings
 from actors.player import Player
 from actors.prior.client import PendingPrior
 from actors.search import SearchClient, SearchOutput
@@ -121,8 +123,8 @@ class ActingLoop:
         n_halves = 2 if waits and n_envs > 1 else 1
         self._halves = np.array_split(np.arange(n_envs), n_halves)
         self._turn = 0
-        self._wants_snapshot = False
-        self._exploration = 1.0
+        self._views = LiveViews(self._games)
+        self._play = PlaySettings()
         self._asked: list[PendingPrior | None] = [None] * n_halves
         self._begun: list[PendingSearch | None] = [None] * n_halves
         for env_id, game in enumerate(self._games):
@@ -134,19 +136,18 @@ class ActingLoop:
         self,
         n_steps: int,
         env_steps_so_far: int,
-        *,
-        wants_snapshot: bool = False,
-        exploration: float = 1.0,
+        wish: ViewWish | None = None,
+        play: PlaySettings | None = None,
     ) -> tuple[CollectReport, list[Segment]]:
         """Plays at least `n_steps` environment steps over all envs, after pulling new weights.
 
-        `env_steps_so_far` is the run's count and drives the schedules. A snapshot is a picture
-        of some 200 kB, and a report without one much smaller. `exploration` scales temperature and
-        noise of the search. Returns the report and the segments completed meanwhile; unfinished
-        segments stay here for the next call.
+        `env_steps_so_far` is the run's count and drives the schedules. What is wished for makes the
+        report, a few kB without, larger by some kB an environment. Returns the report and the
+        segments completed meanwhile; unfinished segments stay here for the next call.
         """
         started = time.perf_counter()
-        self._wants_snapshot, self._exploration = wants_snapshot, exploration
+        self._views.want(wish)
+        self._play = play or PlaySettings()
         report = CollectReport()
         segments: list[Segment] = []
         version = self._player.pull_weights(self._weight_source, self._weight_version)
@@ -189,9 +190,7 @@ class ActingLoop:
         output = self._search(half, env_steps, report)
         prior = asked.collect() if asked is not None else None  # waited for by the search
         mark = time.perf_counter()
-        if self._wants_snapshot and env_ids[0] == 0:
-            self._wants_snapshot = False
-            report.snapshot = self._snapshot(output, asked)
+        report.views += self._views.take(env_ids, output, asked)
         for row, env_id in enumerate(env_ids):
             llm_used = asked is not None and bool(prior is not None and prior.available[row])
             segment = self._step_env(
@@ -223,16 +222,25 @@ class ActingLoop:
             mark = time.perf_counter()
             output = planner.search(**call)
             report.add_seconds("search", mark)
+            row = self._views.tree_row(self._halves[half])
+            if row is not None:
+                tree = planner.draw_tree(int(self._halves[half][row]))
+                output = replace(output, tree=tree, tree_row=row)
             return output
-        pending = self._begun[half] or planner.begin(**self._search_call(half, env_steps, report))
+        pending = self._begun[half] or self._begin(half, env_steps, report)
         self._begun[half] = None
         mark = time.perf_counter()
         output = pending.result()
         report.add_seconds("search", mark)
         other = (half + 1) % len(self._halves)
         if other != half:
-            self._begun[other] = planner.begin(**self._search_call(other, env_steps, report))
+            self._begun[other] = self._begin(other, env_steps, report)
         return output
+
+    def _begin(self, half: int, env_steps: int, report: CollectReport) -> PendingSearch:
+        assert isinstance(self._planner, SearchClient)
+        row = self._views.tree_row(self._halves[half])
+        return self._planner.begin(**self._search_call(half, env_steps, report), shows_tree=row)
 
     def _search_call(self, half: int, env_steps: int, report: CollectReport) -> dict[str, Any]:
         """Arguments of the search for one half; waits for its priors."""
@@ -249,11 +257,15 @@ class ActingLoop:
             if legal_rows[0] is None
             else np.stack([row for row in legal_rows if row is not None]),
             "mix": prior,
-            "add_noise": self._exploration,
+            "add_noise": self._play.exploration,
             "env_steps": env_steps,
-            "temperature": min(
-                MAX_TEMPERATURE, self._config.temperature_at(env_steps) * self._exploration
+            "temperature": self._play.temperature_or(
+                min(
+                    MAX_TEMPERATURE,
+                    self._config.temperature_at(env_steps) * self._play.exploration,
+                )
             ),
+            "n_simulations": self._play.n_simulations,
         }
 
     def _step_env(
@@ -286,6 +298,7 @@ class ActingLoop:
         )
         segment = self._builders[env_id].add(step, frame)
         self._last_action[env_id] = action
+        self._views.moved(env_id, step.root_value, reward)
         self._episode_reward[env_id] += reward
         self._episode_length[env_id] += 1
         self._max_x[env_id] = max(self._max_x[env_id], int(info.get("max_x", 0)))
@@ -307,6 +320,7 @@ class ActingLoop:
             max_x=self._max_x[env_id] if "max_x" in info else None,
         )
         self._builders[env_id].start_episode(game.reset())
+        self._views.ended(env_id)
         if self._prior is not None:
             self._prior.start_episode(env_id)
         self._last_action[env_id] = -1
@@ -314,19 +328,6 @@ class ActingLoop:
         self._episode_length[env_id] = 0
         self._max_x[env_id] = 0
         return record
-
-    def _snapshot(self, output: SearchOutput, asked: PendingPrior | None) -> Snapshot:
-        game = self._games[0]
-        llm = asked.collect() if asked is not None else None
-        return Snapshot(
-            frame=game.render(),
-            actions=game.option_texts(),
-            search_policy=output.policy[0],
-            model_policy=output.model_policy[0],
-            llm_prior=llm.probabilities[0] if llm is not None and llm.available[0] else None,
-            root_value=float(output.root_value[0]),
-            prompt=game.prompt() or "",
-        )
 
     def _header_factory(self, env_id: int) -> Callable[[int, int, int], SegmentHeader]:
         def header(version_min: int, version_max: int, prior_version: int) -> SegmentHeader:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 from numpy.typing import NDArray
 
+from actors.live_view import EnvView
 from actors.search import SearchOutput
 from cache.pool import PoolStats
 from replay_service.stage_times import add_seconds
@@ -29,19 +30,6 @@ class EpisodeRecord:
     max_x: int | None  # Mario's progress in pixels, None elsewhere
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """What one environment looked like and what search thought of it, for the live page."""
-
-    frame: NDArray[np.uint8] | None  # [H, W, 3] RGB, None if the game can't be drawn
-    actions: tuple[str, ...]
-    search_policy: NDArray[np.float32]  # [A]
-    model_policy: NDArray[np.float32]  # [A]
-    llm_prior: NDArray[np.float32] | None  # [A]
-    root_value: float
-    prompt: str
-
-
 @dataclass(slots=True)
 class CollectReport:
     """Metadata of one collect call; small enough to travel inline."""
@@ -56,7 +44,7 @@ class CollectReport:
     depth_max: int = 0  # edges on the longest path of all searches
     cache: dict[str, PoolStats] = field(default_factory=dict)  # of this call, by pool
     prior: dict[str, float] = field(default_factory=dict)  # prior client counters since start
-    snapshot: Snapshot | None = None
+    views: list[EnvView] = field(default_factory=list)  # where somebody looks
     made_s: tuple[float, ...] = ()  # in an actor's first: seconds to make each environment
 
     def add_search(self, output: SearchOutput) -> None:

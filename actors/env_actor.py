@@ -8,6 +8,8 @@ import torch
 
 from actors.acting import ActingConfig, ActingLoop, ActorIdentity
 from actors.collect_report import CollectReport
+from actors.live_view import ViewWish
+from actors.play_settings import PlaySettings
 from actors.player import PlayerConfig, make_player
 from actors.prior.client import PriorTransport
 from actors.search import SearchSeat
@@ -50,13 +52,11 @@ class EnvActor:
         self,
         n_steps: int,
         env_steps_so_far: int,
-        wants_snapshot: bool = False,
-        exploration: float = 1.0,
+        wish: ViewWish | None = None,
+        play: PlaySettings | None = None,
     ) -> tuple[CollectReport, list[Segment]]:
         """See ActingLoop.collect; the segments travel as a second object that is only forwarded."""
-        return self._loop.collect(
-            n_steps, env_steps_so_far, wants_snapshot=wants_snapshot, exploration=exploration
-        )
+        return self._loop.collect(n_steps, env_steps_so_far, wish, play)
 
     def ping(self) -> int:
         """The process id; an answer means the constructor has finished."""

@@ -12,15 +12,16 @@ from pathlib import Path
 
 import numpy as np
 
-from actors.collect_report import CollectReport, EpisodeRecord, Snapshot
+from actors.collect_report import CollectReport, EpisodeRecord
 from actors.evaluation import EvaluationReport
+from actors.live_view import EnvView, EpisodePath, ViewWish
 from cache.pool import PoolStats
 from launch.monitoring.monitor import Heartbeat, role_of
 from learner.learner import TrainReport
 from replay_service import AddReport
 
 N_ACTIONS = 7
-PICTURE = np.zeros((240, 256, 3), np.uint8)  # of Mario's size
+PICTURE = bytes(4_000)  # a thumbnail of Mario's
 STAT_NAMES = ("replay_fill_rate", "replay_positions", "replay_mass", "replay_last_unique_ratio")
 STAT_NAMES += ("replay_avg_unique_ratio", *(f"replay_figure_{i}_total" for i in range(24)))
 LOSSES = ("loss_total", "loss_policy", "loss_value", "loss_reward", "loss_latent", "entropy")
@@ -80,7 +81,7 @@ class SimulatedChildren:
         costs = self.costs
         self.env_steps += n_steps
         seconds = n_steps * costs.env_step_s * float(np.exp(self.rng.normal(0.0, costs.spread)))
-        wants_snapshot = rest[0] if rest else True  # older controllers took one every time
+        wish = rest[0]
         report = CollectReport(
             env_steps=n_steps,
             payload_bytes=n_steps * costs.position_bytes,
@@ -93,7 +94,7 @@ class SimulatedChildren:
             | {f"seconds_{part}": seconds / 8 for part in ("model", "tree", "total")}
             | {"n_failed": 0.0, "n_rebuilt": 0.0},
             cache={pool: PoolStats(9, 1, 0, 64, 128, 4096, 8192) for pool in ("init", "recurrent")},
-            snapshot=_snapshot() if wants_snapshot else None,
+            views=_views(wish) if isinstance(wish, ViewWish) else [],
         )
         return Work(seconds, report, Payload(n_steps))
 
@@ -111,7 +112,7 @@ class SimulatedChildren:
         report = AddReport(payload.n_positions, 0, 0, 0, (), n_bytes, held_bytes)
         return Work(0.001 + n_bytes / self.costs.add_bytes_per_s, report)
 
-    def _train(self, name: str, n_updates: int) -> Work:
+    def _train(self, name: str, n_updates: int, *rest: object) -> Work:
         self.n_updates += n_updates
         self.version = self.n_updates // self.costs.updates_per_publish
         stages = ("sample_wait", "transfer", "compute", "publish")
@@ -164,7 +165,30 @@ class SimulatedChildren:
         return Work(0.001, None)
 
 
-def _snapshot() -> Snapshot:
+def _views(wish: ViewWish) -> list[EnvView]:
     policy = np.full(N_ACTIONS, 1.0 / N_ACTIONS, np.float32)
     texts = tuple(f"action {action}" for action in range(N_ACTIONS))
-    return Snapshot(PICTURE, texts, policy, policy, None, 0.0, "")
+    path = EpisodePath(1, np.zeros(200, np.float32), np.zeros(200, np.float32))
+    return [
+        EnvView(
+            env_id=env_id,
+            level="1-1",
+            frame_png=PICTURE,
+            prompt="",
+            llm_text="",
+            n_actions=N_ACTIONS,
+            indices=np.arange(N_ACTIONS),
+            actions=texts,
+            chosen=0,
+            search_policy=policy,
+            model_policy=policy,
+            llm_prior=None,
+            root_value=0.0,
+            length=200,
+            total_reward=0.0,
+            path=path,
+            tree=None,
+            tree_actions=(),
+        )
+        for env_id in range(wish.n_envs)
+    ]

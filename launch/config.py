@@ -27,6 +27,7 @@ from launch.control.adaptive import AdaptiveConfig
 from launch.control.config import ControlConfig, PlacementConfig, check_no_password
 from launch.control.rate_limiter import RateLimiterConfig
 from launch.control.schedule import ScheduleConfig
+from launch.dashboard.config import DashboardConfig
 from launch.monitoring.config import MonitoringConfig
 from launch.setting_types import SettingError, shown, typed
 from launch.tracing.config import TraceConfig
@@ -50,6 +51,7 @@ SHORT_OPTIONS = {
     "--slow-step-trace-threshold": "--trace.slow-step-s",
     "--slow-step-trace-window": "--trace.window-s",
     "--profile": "--trace.profile",
+    "--dashboard": "--dashboard.enabled",
 }
 # May stand alone, which means true.
 SWITCHES = (
@@ -57,6 +59,7 @@ SWITCHES = (
     "--control.auto-memory",
     "--control.allow-open-cluster",
     "--trace.profile",
+    "--dashboard.enabled",
 )
 
 
@@ -82,6 +85,7 @@ class Config:
     adaptive: AdaptiveConfig = field(default_factory=AdaptiveConfig)
     trace: TraceConfig = field(default_factory=TraceConfig)
     monitoring: MonitoringConfig = field(default_factory=MonitoringConfig)
+    dashboard: DashboardConfig = field(default_factory=DashboardConfig)
 
     total_env_steps: int = 10_000  # env steps to collect over all actors before the run ends
     seed: int = 0  # every random stream of the run derives from it

@@ -38,6 +38,7 @@ from launch.control.shutdown import (
 )
 from launch.control.stepping_down import StepDown, reopen, step_down
 from launch.control.warm_start import place_warm_start
+from launch.dashboard.page_process import PageProcess
 from launch.monitoring.destinations import destinations
 from launch.monitoring.gpu_reader import GpuReader
 from launch.monitoring.json_lines import last_record
@@ -59,11 +60,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         spec, device = preflight(config, console)
         config = with_saved_rung(config, run_path(preset, config) / CONFIG_FILE)
+        page = PageProcess(config.dashboard)
         run = open_run(preset, config)
         goes_on = run.resume is not None and not run.resume.relaxed
         place_warm_start(config, run.path, goes_on=goes_on)
     except ConfigError as error:
         fail(str(error))
+    address = page.show(run.path)
+    if address is not None:
+        say(console, f"live page: {address}")
+    try:
+        return _train_stepping_down(preset, config, spec, device, run, stop, console)
+    finally:
+        page.close()
+
+
+def _train_stepping_down(
+    preset: str,
+    config: Config,
+    spec: GameSpec,
+    device: str,
+    run: RunDirectory,
+    stop: StopRequest,
+    console: Console,
+) -> int:
+    """Trains, with less each time that it turns out to be too much."""
     while True:
         try:
             if stop.requested:

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import argparse
 import os
-import secrets
 import socket
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 import uvicorn
 
-from launch.access import SecretError, is_loopback, read_secret_file
+from launch.dashboard.config import DEFAULT_PORT
 from launch.dashboard.run_view import NotARunError, RunView, check_run
-from launch.dashboard.server import make_app
+from launch.dashboard.server import LARGEST_MESSAGE_BYTES, make_app
+from launch.dashboard.serving import TOKEN_VARIABLE, ServingError, access_for, listen
 
-DEFAULT_PORT = 8321
-MIN_TOKEN_LENGTH = 8
-TOKEN_VARIABLE = "WARPZONE_WATCH_TOKEN"
+BESIDE_A_RUN = 10  # how much nicer than the run a page is that the run itself started
 
 
 def fail(message: str) -> None:
@@ -42,77 +41,51 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         type=Path,
         help=f"file with the secret that browsers must show, as {TOKEN_VARIABLE} may hold it",
     )
+    # Of a run with --dashboard: a descriptor that listens already; standard input ends the page.
+    parser.add_argument("--listener", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if not 0 <= options.port <= 65535:
         fail(f"--port must lie in [0, 65535], got {options.port}")
     return options
 
 
-def token_given(file: Path | None) -> str | None:
-    """The token in `file`, else the variable's; None without either. Exits with code 2 if bad."""
-    token = os.environ.get(TOKEN_VARIABLE) or None
-    if file is not None:
-        try:
-            token = read_secret_file(file)
-        except SecretError as error:
-            fail(f"--token-file: {error}")
-    if token is not None and len(token) < MIN_TOKEN_LENGTH:
-        where = TOKEN_VARIABLE if file is None else f"--token-file {file}"
-        fail(f"the token in {where} must have at least {MIN_TOKEN_LENGTH} characters")
-    return token
-
-
-def token_for_people() -> str:
-    """A new one, to be printed: only on a terminal, since other output is kept in logs."""
-    if not sys.stdout.isatty():
-        fail(
-            "beyond this machine the page needs a token, and one is made up only on a terminal: "
-            f"give one in {TOKEN_VARIABLE} or with --token-file, or use --host 127.0.0.1"
-        )
-    return secrets.token_urlsafe(16)
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket, taken before anything else so that a port in use is found at once."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(64)
-    except OSError as error:
-        fail(
-            f"can't listen on {host} port {port}: {error.strerror}; "
-            "is the page already open there? Choose another with --port, or --port 0"
-        )
-    return listener
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(sys.argv[1:] if arguments is None else arguments)
     try:
         check_run(options.run_dir)
-    except NotARunError as error:
+        if options.listener is not None:
+            os.nice(BESIDE_A_RUN)
+            listener = socket.socket(fileno=options.listener)
+            token = os.environ.get(TOKEN_VARIABLE) or None
+        else:
+            access = access_for(options.host, options.token_file)
+            listener = listen(options.host, options.port)
+            token = access.token
+            address = access.address(options.host, listener.getsockname()[1])
+            sys.stdout.write(f"[watch] {options.run_dir} at {address} (Ctrl-C ends)\n")
+            sys.stdout.flush()
+    except (NotARunError, ServingError) as error:
         fail(str(error))
-    token = given = token_given(options.token_file)
-    if token is None and not is_loopback(options.host):
-        token = token_for_people()
-    listener = listen(options.host, options.port)
-    shown_host = socket.gethostname() if options.host in ("0.0.0.0", "::") else options.host
-    shown_host = f"[{shown_host}]" if ":" in shown_host else shown_host
-    shown_token = "TOKEN" if given is not None else token
-    query = f"/?token={shown_token}" if token is not None else "/"
-    address = f"http://{shown_host}:{listener.getsockname()[1]}{query}"
-    sys.stdout.write(f"[watch] {options.run_dir} at {address} (Ctrl-C ends)\n")
-    sys.stdout.flush()
-    app = make_app(RunView(options.run_dir), token)
-    config = uvicorn.Config(app, log_level="warning", access_log=False, ws="websockets-sansio")
+    config = uvicorn.Config(
+        make_app(RunView(options.run_dir), token),
+        log_level="warning",
+        access_log=False,
+        ws="websockets-sansio",
+        ws_max_size=LARGEST_MESSAGE_BYTES,
+        timeout_graceful_shutdown=2,
+    )
+    server = uvicorn.Server(config)
+    if options.listener is not None:
+        threading.Thread(target=_end_with_input, args=(server,), name="end", daemon=True).start()
     try:
-        uvicorn.Server(config).run(sockets=[listener])
+        server.run(sockets=[listener])
     except KeyboardInterrupt:
         return
+
+
+def _end_with_input(server: uvicorn.Server) -> None:
+    sys.stdin.buffer.read()
+    server.should_exit = True
 
 
 if __name__ == "__main__":

@@ -104,6 +104,14 @@ class PriorClient:
             "prior_resting": float(self._failures >= PATIENCE),
         }
 
+    def text_read(self, question: Question) -> str:
+        """What the model reads of a question, special tokens included; "" if it can't be asked."""
+        try:
+            scoring = self._builder.build(question.prompt, question.options)
+        except ValueError:
+            return ""
+        return self._builder.text(scoring.request.token_ids)
+
     def _row_of_env(
         self,
         env_id: int | None,
@@ -224,6 +232,11 @@ class PendingPrior:
     def version(self) -> int:
         """Newest adapter among the answers; -1 without any."""
         return int(self.versions.max(initial=BASE_VERSION - 1))
+
+    def text_read(self, row: int) -> str:
+        """What the model read of a row, as `PriorClient.text_read`; "" if nothing was asked."""
+        question = self.rows[row]
+        return self._client.text_read(question) if isinstance(question, Question) else ""
 
     def collect(self, deadline_s: float | None = None) -> RootPrior:
         """Probabilities [B, A] and which rows have them; later calls return the same object.

@@ -85,8 +85,13 @@ class SearchClient:
         add_noise: float = False,
         env_steps: int = 0,
         temperature: NDArray[np.floating] | float = GREEDY,
+        n_simulations: int | None = None,
+        shows_tree: int | None = None,
     ) -> PendingSearch:
-        """Send what `Planner.search` takes, and return at once; one search an environment."""
+        """Send what `Planner.search` takes, and return at once; one search an environment.
+
+        shows_tree: row whose tree is to come along with the result
+        """
         envs, actions, legal = check_arguments(
             self._spec, self.n_envs, self._max_roots, env_ids, obs, last_action, legal
         )
@@ -102,6 +107,8 @@ class SearchClient:
             add_noise=add_noise,
             env_steps=env_steps,
             temperature=np.broadcast_to(temperature, len(envs)).astype(np.float64),
+            n_simulations=n_simulations,
+            shows_tree=shows_tree,
         )
         return PendingSearch(self, request, self._try_submit(request))
 

@@ -26,6 +26,8 @@ class SearchRequest:
     add_noise:   exploration noise at the roots, how much of the configured
     env_steps:   of the run, for decays
     temperature: [B] float64
+    n_simulations: fewer than the settings', None for all of them
+    shows_tree:  row whose tree is to come along, None for no one's
     lost:        rows whose context the service said it has not, with `tail`, what it lacks
     """
 
@@ -40,6 +42,8 @@ class SearchRequest:
     add_noise: float
     env_steps: int
     temperature: NDArray[np.float64]
+    n_simulations: int | None = None
+    shows_tree: int | None = None
     lost: Ints | None = None
     tail: HistoryTail | None = None
 

@@ -28,13 +28,14 @@ from actors.search.root_prior import (
     mix_root_prior,
     softmax_legal,
 )
-from actors.search.selection import make_rule, select
+from actors.search.selection import Rule, make_rule, select
 from actors.search.tree import (
     ROOT,
     make_tree,
     root_visits,
     tree_depth,
 )
+from actors.search.tree_picture import TreePicture, draw_tree
 from cache.pool import EMPTY, PoolStats
 from learner.world_model import WorldModel
 
@@ -76,6 +77,7 @@ class Planner:
             n_envs, config.n_simulations, model.spec.n_actions, self._contexts.n_window
         )
         self._steps: dict[int, model_step.ModelStep] = {}
+        self._schedules: dict[int, Ints] = {}  # of Gumbel's searches with fewer simulations
 
     def search(
         self,
@@ -87,6 +89,7 @@ class Planner:
         add_noise: NDArray[np.floating] | float = False,
         env_steps: Ints | int = 0,
         temperature: NDArray[np.floating] | float = GREEDY,
+        n_simulations: int | None = None,
     ) -> SearchOutput:
         """Append one real step per environment and search from it.
 
@@ -97,12 +100,14 @@ class Planner:
         is configured, True is all of it, above 1 more;
         temperature, PUCT plays by visit shares ** (1 / temperature), 0 plays the most visited
         action; Gumbel's noise is its only chance.
+        n_simulations: fewer than the settings' for this search, None for all of them.
         Raises ValueError on arguments of the wrong shape or range, naming the row.
         """
         start = perf_counter()
         envs, actions, legal = check_arguments(
             self._model.spec, self.n_envs, self.config.max_roots, env_ids, obs, last_action, legal
         )
+        n_simulations = self._allowed(n_simulations)
         seconds_model = self._contexts.seconds_model
         with torch.inference_mode():
             places = self._action_places[envs, np.maximum(actions, 0)]
@@ -111,27 +116,26 @@ class Planner:
             self._action_places[envs] = EMPTY
             model_policy = softmax_legal(root.logits, legal)
             prior = self._root_prior(model_policy, legal, mix, env_steps)
-            seconds_tree = self._plant(envs, root, prior, legal, actions, add_noise)
+            seconds_tree = self._plant(envs, root, prior, legal, actions, add_noise, n_simulations)
             n_reused = int((self._tree.nodes["visits"][envs, ROOT] - 1).sum())
             n_kept = self._tree.trunks["n_nodes"][envs]
             self._is_grown[envs] = False
-            seconds_tree += self._simulate(envs, root)
+            seconds_tree += self._simulate(envs, root, n_simulations)
         failed = self._tree.trunks["failed"][envs] == 1
         self._is_grown[envs] = ~failed
         self._remember_actions(envs, n_kept)
         if failed.any():
             self._cache.clear("env", envs[failed])  # rebuilt from raw tokens on next use
         stats = SearchStats(
-            simulations=len(envs) * self.config.n_simulations - n_reused,
+            simulations=len(envs) * n_simulations - n_reused,
             seconds_model=self._contexts.seconds_model - seconds_model,
             seconds_tree=seconds_tree,
             seconds_total=perf_counter() - start,
             n_rebuilt=root.n_rebuilt,
             n_failed=int(failed.sum()),
         )
-        return self._output(
-            envs, root, model_policy, prior, np.broadcast_to(temperature, len(envs)), stats
-        )
+        temperatures = np.broadcast_to(temperature, len(envs))
+        return self._output(envs, root, model_policy, prior, temperatures, n_simulations, stats)
 
     def weights_changed(self, version: int) -> None:
         """Tell that the model's parameters were replaced: every cached page is now void."""
@@ -154,9 +158,37 @@ class Planner:
         """Take over contexts that another planner held; their windows are rebuilt on next use."""
         self._contexts.restore(envs, tail)
 
+    def draw_tree(self, env: int) -> TreePicture:
+        """The most visited part of the newest search for `env`."""
+        return draw_tree(self._tree, env)
+
     def cache_stats(self, reset: bool = False) -> dict[str, PoolStats]:
         """Statistics of the pools init, recurrent and scratch since the last reset."""
         return self._cache.stats(reset)
+
+    def _allowed(self, n_simulations: int | None) -> int:
+        """Trees and pages are as large as the settings say, so no search can have more."""
+        most, least = self.config.n_simulations, self.config.leaves_per_call
+        if n_simulations is None:
+            return most
+        if not least <= n_simulations <= most:
+            raise ValueError(
+                f"n_simulations must lie in [{least}, {most}], between search.leaves_per_call and "
+                f"search.n_simulations, got {n_simulations}"
+            )
+        return n_simulations
+
+    def _rule_for(self, n_simulations: int) -> Rule:
+        """Gumbel divides the simulations of a search among its actions by a table for their number;
+        PUCT's rule is the same for all.
+        """
+        rule = self._rule
+        if n_simulations == self.config.n_simulations or not rule.is_gumbel:
+            return rule
+        if n_simulations not in self._schedules:
+            n_most = len(rule.schedule) - 1
+            self._schedules[n_simulations] = gumbel.halving_schedule(n_most, n_simulations)
+        return rule._replace(schedule=self._schedules[n_simulations])
 
     def _model_step(self, n_roots: int) -> model_step.ModelStep:
         """Buffers of equal size are shared: searches of one planner never overlap."""
@@ -191,6 +223,7 @@ class Planner:
         legal: NDArray[np.bool_],
         last_action: Ints,
         add_noise: NDArray[np.floating] | float,
+        n_simulations: int,
     ) -> float:
         """Start the trees; returns the seconds it took."""
         start = perf_counter()
@@ -211,6 +244,8 @@ class Planner:
         if config.reuse_tree:
             has_tree = self._cache.has_trees(envs, root.steps - 1)
             keeps_tree = has_tree & self._is_grown[envs] & (last_action != NO_ACTION)
+            n_kept = self._tree.edges["visits"][envs, ROOT, np.maximum(last_action, 0)]
+            keeps_tree &= n_kept <= n_simulations  # an earlier search may have had more
         roots = Roots(
             prior=prior,
             legal=legal,
@@ -225,9 +260,9 @@ class Planner:
         self._tree.trunks["failed"][envs] |= ~np.isfinite(root.logits).all(axis=1)
         return perf_counter() - start
 
-    def _simulate(self, envs: Ints, root: RootStep) -> float:
+    def _simulate(self, envs: Ints, root: RootStep, n_simulations: int) -> float:
         """Run simulations until every tree has all; returns the seconds spent in tree kernels."""
-        tree, rule, n_simulations = self._tree, self._rule, self.config.n_simulations
+        tree, rule = self._tree, self._rule_for(n_simulations)
         step = self._model_step(len(envs))
         leaves = step.leaves(len(envs))
         seconds_model, start = step.seconds_model, perf_counter()
@@ -254,11 +289,12 @@ class Planner:
         model_policy: Probabilities,
         prior: Probabilities,
         temperature: NDArray[np.floating],
+        n_simulations: int,
         stats: SearchStats,
     ) -> SearchOutput:
         tree = self._tree
         visits = root_visits(tree, envs)
-        policy = visits / self.config.n_simulations
+        policy = visits / n_simulations
         if self.config.variant == "gumbel":
             rule = self._rule
             policy, action = gumbel.conclude(tree, envs, rule.constants, rule.noise)
@@ -267,7 +303,7 @@ class Planner:
         failed = np.flatnonzero(tree.trunks["failed"][envs])
         if len(failed):
             policy[failed] = prior[failed]
-            visits[failed] = share_out(prior[failed], self.config.n_simulations)
+            visits[failed] = share_out(prior[failed], n_simulations)
             q_value[failed] = 0.0
             value[failed] = np.nan_to_num(root.value[failed], nan=0.0, posinf=0.0, neginf=0.0)
         if self.config.variant == "puct":

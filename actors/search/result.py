@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from actors.search.tree_picture import TreePicture
+
 
 @dataclass(frozen=True, slots=True)
 class SearchStats:
@@ -34,6 +36,7 @@ class SearchOutput:
     model_policy: [B, A] float32, the world model's own policy over legal actions
     root_prior:   [B, A] float32, what the search started from, before noise
     depth_max:    [B] int32, edges on the longest path
+    tree:         of the row `tree_row`, where somebody asked to see it
     """
 
     weight_version: int
@@ -46,6 +49,8 @@ class SearchOutput:
     root_prior: NDArray[np.float32]
     depth_max: NDArray[np.int32]
     stats: SearchStats
+    tree: TreePicture | None = None
+    tree_row: int | None = None
 
     def advantage(self, row: int) -> NDArray[np.float32]:
         """[A] what the search found each action worth above the root; 0 where it did not look."""
@@ -54,5 +59,6 @@ class SearchOutput:
 
     def rows(self, chosen: slice, stats: SearchStats) -> SearchOutput:
         """The result of some rows alone, with statistics of their own."""
-        names = [f.name for f in fields(self) if f.name not in ("weight_version", "stats")]
+        alone = ("weight_version", "stats", "tree", "tree_row")
+        names = [f.name for f in fields(self) if f.name not in alone]
         return replace(self, stats=stats, **{name: getattr(self, name)[chosen] for name in names})

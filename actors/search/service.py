@@ -154,6 +154,7 @@ class SearchService:
             add_noise=_spread(requests, [r.add_noise for r in requests]),
             env_steps=_spread(requests, [r.env_steps for r in requests]),
             temperature=np.concatenate([r.temperature for r in requests]),
+            n_simulations=requests[0].n_simulations,
         )
         self._n_batches += 1
         self._n_roots += len(envs)
@@ -161,7 +162,11 @@ class SearchService:
         for a in admitted:
             rows = slice(first, first + a.request.n_roots)
             stats = _share(output, a.request.n_roots / len(envs), is_first=first == 0)
-            replies[a.index] = SearchReply(output.rows(rows, stats), NOTHING_LOST)
+            own, row = output.rows(rows, stats), a.request.shows_tree
+            if row is not None:
+                tree = self._planner.draw_tree(int(a.envs[row]))
+                own = replace(own, tree=tree, tree_row=row)
+            replies[a.index] = SearchReply(own, NOTHING_LOST)
             first = rows.stop
 
     def _pull_weights(self) -> None:
@@ -218,6 +223,8 @@ def make_service(
 def _has_room(admitted: Sequence[_Admitted], request: SearchRequest, max_roots: int) -> bool:
     """Whether a batch can take one more request; two of one client would meet in one context."""
     if any(a.request.client == request.client for a in admitted):
+        return False
+    if any(a.request.n_simulations != request.n_simulations for a in admitted):
         return False
     n_roots = sum(a.request.n_roots for a in admitted)
     return n_roots == 0 or n_roots + request.n_roots <= max_roots

@@ -12,7 +12,7 @@ from launch.control.fleet import Fleet
 from launch.control.progress import Progress
 from launch.control.rate_limiter import RateLimiter
 from launch.control.reporter import Reporter
-from launch.control.rollback import PERIODIC
+from launch.control.rollback import ASKED, PERIODIC
 from launch.control.run_directory import RunDirectory
 from launch.control.runtime import CallFailed
 from launch.control.shards import ReplayShards
@@ -53,6 +53,7 @@ class Checkpointer:
         self._reporter = reporter
         self._may_save = may_save
         self._on_failure = on_failure
+        self.is_asked = False  # somebody wants one now
         self._uploads: Uploads | None = None
         if run.remote is not None:
             self._uploads = Uploads(run.remote, config.keep_checkpoints)
@@ -66,7 +67,8 @@ class Checkpointer:
 
     @property
     def is_due(self) -> bool:
-        return self._progress.env_steps >= self._due_step or self._calls.now() >= self._due_at
+        is_time = self._progress.env_steps >= self._due_step or self._calls.now() >= self._due_at
+        return is_time or self.is_asked
 
     def save(
         self, reason: str, *, since: float | None = None, idle_since: float | None = None
@@ -131,15 +133,17 @@ class Checkpointer:
                 return
 
     def save_or_go_on(self, *, since: float, idle_since: float) -> None:
-        """One of the periodic ones: a disk that is full now may have room a period later.
+        """One of the periodic ones, or asked for: a disk that is full now may have room later.
 
         Times are those of `save`. A child that dies of being asked is seen to as at any other time.
         """
         while self._due_step <= self._progress.env_steps:
             self._due_step += self._config.checkpoint_every_env_steps
         self._due_at = self._calls.now() + self._config.checkpoint_every_min * SECONDS_PER_MINUTE
+        reason = ASKED if self.is_asked else PERIODIC
+        self.is_asked = False
         try:
-            self.save(PERIODIC, since=since, idle_since=idle_since)
+            self.save(reason, since=since, idle_since=idle_since)
         except OSError as error:
             self._left_out(error)
         except RunFailed as error:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from math import inf
+from dataclasses import replace
 
+from actors.play_settings import PlaySettings
 from launch.config import Config
 from launch.control.adapting import Adapting
 from launch.control.call_book import CallBook
 from launch.control.fleet import Fleet
+from launch.control.live_control import LiveControl
 from launch.control.pacing import COLLECTS_IN_FLIGHT, train_chunk
 from launch.control.progress import Progress
 from launch.control.rate_limiter import RateLimiter
-from launch.control.reporter import LIVE_VIEW_PERIOD_S
 from launch.control.roster import Roster
 from launch.control.runtime import Call, Child
 from launch.control.supervision import START_BUDGET_S
@@ -32,6 +33,7 @@ class Collecting:
         progress: Progress,
         limiter: RateLimiter,
         adapting: Adapting,
+        live: LiveControl,
     ) -> None:
         self._config = config
         self._calls = calls
@@ -40,10 +42,10 @@ class Collecting:
         self._progress = progress
         self._limiter = limiter
         self._adapting = adapting
+        self._live = live
         self._train_chunk = train_chunk(config)
         self._issued_env_steps = 0
         self._warm: dict[str, Child] = {}  # have collected; the first time they compile
-        self._shown_at = -inf
         self._askable: set[int] = set()  # env actors that may take a call, by index
 
     def begin(self) -> None:
@@ -84,24 +86,18 @@ class Collecting:
             "collect",
             n_steps,
             self._progress.env_steps,
-            self._shall_show(),
-            *self._exploration(),
+            self._live.wish_for(child),
+            self._play(),
             deadline_s=self._config.control.collect_deadline_s + is_first * START_BUDGET_S,
             with_payload=True,
         )
 
-    def _exploration(self) -> tuple[float, ...]:
-        """An argument more while schedules adapt."""
+    def _play(self) -> PlaySettings | None:
+        """What a live page asks for, and how far schedules have widened exploration."""
         scales = self._adapting.scales
-        return () if scales is None else (scales.exploration,)
-
-    def _shall_show(self) -> bool:
-        """Whether one of the pictures of the live view is due; they are too large to have many."""
-        now = self._calls.now()
-        is_due = now - self._shown_at >= LIVE_VIEW_PERIOD_S
-        if is_due:
-            self._shown_at = now
-        return is_due
+        if scales is None:
+            return self._live.play
+        return replace(self._live.play or PlaySettings(), exploration=scales.exploration)
 
     @property
     def _has_steps_left(self) -> bool:

@@ -23,8 +23,9 @@ from launch.control.cut import restore_children
 from launch.control.evaluating import Evaluating
 from launch.control.fleet import Fleet
 from launch.control.language_tuning import LanguageTuning
+from launch.control.live_control import LiveControl
 from launch.control.memory_ladder import refuse_starved
-from launch.control.pacing import make_limiter, train_chunk
+from launch.control.pacing import make_limiter
 from launch.control.progress import Progress
 from launch.control.refresh_loop import RefreshLoop
 from launch.control.refusals import Refusals
@@ -64,7 +65,6 @@ class Controller:
         self._reporter = reporter
         self._stop = stop
         self.progress = Progress(config.acting.num_actors, runtime.now)
-        self._train_chunk = train_chunk(config)
         self.limiter = make_limiter(config)
         calls = self._calls = CallBook(runtime, config.control.call_deadline_s)
         self._shards = ReplayShards(calls, fleet, config.replay.num_shards)
@@ -99,8 +99,10 @@ class Controller:
             self._on_failure,
         )
         adapting = self._adapting = Adapting(config.adaptive, progress, reporter)
-        self._training = Training(config, calls, fleet, roster, limiter, self._schedule, adapting)
-        self._collecting = Collecting(config, calls, fleet, roster, progress, limiter, adapting)
+        live = self._live = LiveControl(config, self._run.path, reporter, progress, calls.now)
+        steers = (adapting, live)
+        self._training = Training(config, calls, fleet, roster, limiter, self._schedule, *steers)
+        self._collecting = Collecting(config, calls, fleet, roster, progress, limiter, *steers)
         self._evaluating = Evaluating(config, calls, fleet, roster, progress, reporter)
         self._refreshes = RefreshLoop(config, calls, fleet, roster, progress)
         self._refusals = Refusals(reporter, self._on_failure)
@@ -146,7 +148,7 @@ class Controller:
         """All env steps are collected and all updates that they allow are done."""
         if self.progress.env_steps < self._config.total_env_steps:
             return False
-        return not self.n_moving() and not self.limiter.may_sample(self._train_chunk)
+        return not self.n_moving() and not self._training.has_data
 
     def _begin(self) -> None:
         resume = self._run.resume
@@ -163,6 +165,7 @@ class Controller:
             self._reporter.event("replay_placed", child=shard.name, device=place)
         self._calls.ask(self._fleet.learner, "publish")
         self._supervisor.begin()
+        self._live.begin()
         self._collecting.begin()
         self._evaluating.begin()
         self._checkpointer.begin()
@@ -191,13 +194,11 @@ class Controller:
     # ------------------------------------------------------------------ issuing
 
     def _issue(self) -> None:
-        self._training.issue()
-        self._collecting.issue()
+        self._live.look()
+        self._checkpointer.is_asked |= self._live.take_checkpoint_wish()
         saves = self._checkpointer.is_due and self._supervisor.can_save
-        if not saves:  # the language model's updates are the longest to wait for
-            self._tuning.issue(has_data=self.limiter.inserted >= self.limiter.min_positions)
-        self._refreshes.issue()
-        self._evaluating.issue()
+        if not self._live.is_paused:
+            self._issue_work(saves)
         self._checkpointer.tell_of_uploads()
         since = self._calls.now()
         if self._supervisor.wants_checkpoint and self._supervisor.can_save:
@@ -207,6 +208,15 @@ class Controller:
             self._lost(self._supervisor.vacate())
         elif saves and not self._tuning.is_busy:
             self._checkpointer.save_or_go_on(since=since, idle_since=self._settle(since))
+
+    def _issue_work(self, saves: bool) -> None:
+        """Before a checkpoint that `saves`, what must be waited for is not begun."""
+        self._training.issue()
+        self._collecting.issue()
+        if not saves:  # the language model's updates are the longest to wait for
+            self._tuning.issue(has_data=self.limiter.inserted >= self.limiter.min_positions)
+        self._refreshes.issue()
+        self._evaluating.issue()
 
     def _settle(self, since: float) -> float:
         """Waits, bounded, until nothing that a checkpoint holds is moving; env actors play on.
@@ -240,6 +250,7 @@ class Controller:
         self.progress.collected(call.child.name, report)
         self._adapting.collected(report)
         self._reporter.collected(call.child.name, report)
+        self._reporter.views(call.child.index, report.views)
         self._shards.add(call.payload, report.payload_bytes, call.child)
 
     def _on_add(self, call: Call, report: AddReport) -> None:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-import cv2
-
-from actors.collect_report import CollectReport, Snapshot
+from actors.collect_report import CollectReport
 from actors.evaluation import EvaluationReport
+from actors.live_view import EnvView
 from launch.control.construction import Construction
 from launch.control.gpu_alarm import GpuAlarm
+from launch.control.live_file import LiveFile
 from launch.control.progress import Progress
 from launch.control.rate_limiter import RateLimiter
 from launch.control.resume import Resume
 from launch.control.resume_report import summary, write_report
 from launch.control.vital_signs import VitalSigns
+from launch.control.whole_file import replace_file
 from launch.monitoring.json_lines import Scalar
 from launch.monitoring.live_table import LiveTable
 from launch.monitoring.metrics_writer import MetricsWriter
@@ -28,8 +28,7 @@ from learner.partial_restore import FileMatch
 from learner.weights import NO_VERSION
 from replay_service import stat_line
 
-LIVE_VIEW_FILE = "live.json"
-LIVE_VIEW_PERIOD_S = 1.0
+LIVE_SETTINGS_FILE = "live-settings.json"
 STAT_LINE_PERIOD_S = 30.0
 # Not on the terminal.
 QUIET_EVENTS = ("episode_end", "evaluation", "child_state", "environments_made", "weights")
@@ -54,7 +53,7 @@ class Reporter:
         self._period_s = period_s
         self._clock = clock
         self._reported_at = clock()
-        self._live_at = 0.0
+        self._live = LiveFile(run_dir, clock)
         self._stat_line_at = clock()
         self._resources: Mapping[str, Scalar] = {}
         self._replay: Mapping[str, float] = {}
@@ -163,9 +162,17 @@ class Reporter:
                 reason=episode.end_reason,
                 max_x=episode.max_x,
             )
-        if report.snapshot is not None and self._clock() - self._live_at >= LIVE_VIEW_PERIOD_S:
-            self._live_at = self._clock()
-            self._write_live_view(report.snapshot)
+
+    def views(self, actor: int, views: Sequence[EnvView]) -> None:
+        """What env actor `actor` showed of its environments."""
+        with suppress(OSError):  # a disk that is full now may have room for the next
+            self._live.add(actor, views)
+
+    def live_settings(self, settings: Sequence[Mapping[str, object]]) -> None:
+        """What can be changed while the run goes on, and what it is now."""
+        content = json.dumps({"settings": list(settings)})
+        with suppress(OSError):
+            replace_file(self._run_dir / LIVE_SETTINGS_FILE, content.encode())
 
     def evaluation(self, report: EvaluationReport, env_steps: int) -> None:
         self.event(
@@ -188,7 +195,7 @@ class Reporter:
         if report.video_mp4 is not None:
             folder = self._run_dir / "videos"
             folder.mkdir(exist_ok=True)
-            _replace_file(folder / f"evaluation-{env_steps:08d}.mp4", report.video_mp4)
+            replace_file(folder / f"evaluation-{env_steps:08d}.mp4", report.video_mp4)
 
     def language(self, metrics: Mapping[str, float]) -> None:
         self._language = dict(metrics)
@@ -214,31 +221,3 @@ class Reporter:
         if self._clock() - self._stat_line_at >= STAT_LINE_PERIOD_S:
             self._stat_line_at = self._clock()
             self._table.say(stat_line(stats))
-
-    def _write_live_view(self, snapshot: Snapshot) -> None:
-        llm = snapshot.llm_prior
-        view = {
-            "timestamp": time.time(),
-            "frame_png": _png_base64(snapshot),
-            "actions": list(snapshot.actions),
-            "search": [float(p) for p in snapshot.search_policy],
-            "model": [float(p) for p in snapshot.model_policy],
-            "prior": None if llm is None else [float(p) for p in llm],
-            "value": snapshot.root_value,
-            "prompt": snapshot.prompt,
-        }
-        _replace_file(self._run_dir / LIVE_VIEW_FILE, json.dumps(view).encode())
-
-
-def _png_base64(snapshot: Snapshot) -> str | None:
-    if snapshot.frame is None:
-        return None
-    ok, data = cv2.imencode(".png", cv2.cvtColor(snapshot.frame, cv2.COLOR_RGB2BGR))
-    return base64.b64encode(data.tobytes()).decode() if ok else None
-
-
-def _replace_file(path: Path, data: bytes) -> None:
-    """Readers see the old file or the new one, never half of it."""
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)

@@ -23,6 +23,7 @@ from learner.language.language_learner import LanguageReport
 from learner.learner import TrainReport
 
 PERIODIC = "periodic"
+ASKED = "asked for"  # by a person, and made as periodic ones are
 
 
 class Patient(Protocol):
@@ -119,7 +120,7 @@ class RollBack:
             self._go_back("its state was not finite")
         if not self._n_bad_in_a_row and self._last_update > self._furthest:
             self._n_fruitless = 0
-        return not (self._n_bad_in_a_row and reason == PERIODIC)
+        return not (self._n_bad_in_a_row and reason in (PERIODIC, ASKED))
 
     def _go_back(self, cause: str) -> None:
         source = self._checkpoints.latest()

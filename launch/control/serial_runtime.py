@@ -27,6 +27,8 @@ from replay_service import (
     TextBatch,
 )
 
+IDLE_TURN_S = 0.05
+
 
 class SerialRuntime:
     """One process, one thread, no Ray."""
@@ -76,6 +78,8 @@ class SerialRuntime:
         return call
 
     def wait(self, calls: Collection[Call], timeout_s: float) -> list[Call]:
+        if not calls:  # a run that is paused
+            time.sleep(min(timeout_s, IDLE_TURN_S))
         return list(calls)
 
     def value(self, call: Call) -> object:

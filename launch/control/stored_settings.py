@@ -35,6 +35,7 @@ SAFE_TO_CHANGE = (
     "acting.",
     "adaptive.",
     "control.",
+    "dashboard.",
     "evaluation.",
     "language.",
     "learner.",

@@ -1,4 +1,4 @@
-"""Keeps the learner busy: how many train calls it gets, and when none."""
+"""Keeps the learner of the world model busy: how many calls it gets, and when none."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from launch.config import Config
 from launch.control.adapting import Adapting
 from launch.control.call_book import CallBook
 from launch.control.fleet import Fleet
+from launch.control.live_control import LiveControl
 from launch.control.pacing import TRAINS_IN_FLIGHT, train_chunk
 from launch.control.rate_limiter import RateLimiter
 from launch.control.roster import Roster
@@ -25,6 +26,7 @@ class Training:
         limiter: RateLimiter,
         schedule: Schedule,
         adapting: Adapting,
+        live: LiveControl,
     ) -> None:
         self._config = config
         self._calls = calls
@@ -33,10 +35,16 @@ class Training:
         self._limiter = limiter
         self._schedule = schedule
         self._adapting = adapting
+        self._live = live
         self._train_chunk = train_chunk(config)
 
+    @property
+    def has_data(self) -> bool:
+        """Whether the limiter lets another call sample."""
+        return self._limiter.may_sample(self._train_chunk)
+
     def issue(self) -> None:
-        """Has the learner train as far as limiter and schedule allow."""
+        """As many updates as limiter and schedule allow."""
         calls, learner = self._calls, self._fleet.learner
         if not self._roster.takes_work(learner):
             return
@@ -46,13 +54,15 @@ class Training:
         most = self._config.control.updates_per_call
         while calls.n_in_flight("train", child=learner) < TRAINS_IN_FLIGHT:
             n_updates = self._schedule.wm_updates(most)
-            if not n_updates or not self._limiter.may_sample(self._train_chunk):
+            if not n_updates or not self.has_data:
                 return
             self._limiter.sample(n_updates * self._config.learner.batch_size)
             self._schedule.issued("wm", n_updates)
-            calls.issue(learner, "train", n_updates, *self._scales())
+            calls.issue(learner, "train", n_updates, self._scales())
 
-    def _scales(self) -> tuple[StepScales, ...]:
-        """An argument more while schedules adapt."""
-        scales = self._adapting.scales
-        return () if scales is None else (StepScales(scales.learning_rate, scales.exploration),)
+    def _scales(self) -> StepScales:
+        """Of schedules that adapt and of the live page, one times the other."""
+        by_hand, scales = self._live.settings.learning_rate_scale, self._adapting.scales
+        if scales is None:
+            return StepScales(by_hand)
+        return StepScales(scales.learning_rate * by_hand, scales.exploration)

@@ -1,4 +1,4 @@
-"""A run directory as the live page shows it: read again and again, never written.
+"""A run directory as the live page shows it: read again and again, never written here.
 
 Works on a running, a stopped and a finished run alike. Old, half-written and strange records are
 skipped or shown as gaps; files that are missing leave their part of the page empty.
@@ -11,6 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from pathlib import Path
 
+from launch.dashboard.checkpoint_list import CheckpointList
 from launch.monitoring.json_lines import JsonLinesReader, JsonValue, parse_json
 from launch.monitoring.metrics_writer import EVENTS_FILE, METRICS_FILE
 from launch.monitoring.monitor import HEARTBEAT_FILE
@@ -18,16 +19,23 @@ from launch.monitoring.monitor import HEARTBEAT_FILE
 CONFIG_FILE = "config.yaml"
 SUMMARY_FILE = "summary.json"
 LIVE_FILE = "live.json"
+SETTINGS_FILE = "live-settings.json"
 MAX_POINTS = 400  # per curve sent to a browser; more than a screen has pixels to show
 MAX_EVENTS = 60
 MAX_LIVE_BYTES = 4 << 20
 SILENT_AFTER_S = 30.0  # several metric periods
+ENDED_STATES = ("finished", "stopped")
 
 CURVES: dict[str, tuple[str, ...]] = {
-    "return": ("avg_return", "eval_return_mean"),
-    "max x": ("env_mean_x_pos", "env_max_x_pos", "eval_max_x_mean"),
-    "losses": ("loss_total", "loss_policy", "loss_value", "loss_reward", "loss_latent"),
-    "speed per second": ("env_steps_per_sec", "updates_per_sec"),
+    "return": ("avg_return", "recent_return_p90", "eval_return_mean"),
+    "max x (pixels)": ("env_mean_x_pos", "env_max_x_pos", "eval_max_x_mean"),
+    "losses (nats)": ("loss_total", "loss_policy", "loss_value", "loss_reward", "loss_latent"),
+    "speed (1/s)": ("env_steps_per_sec", "updates_per_sec"),
+    "policy entropy (nats)": ("entropy",),
+    "learning rate": ("learning_rate",),
+    "replay priorities (reward)": ("replay_priority_p50", "replay_priority_p90"),
+    "LLM prior latency (ms)": ("prior_latency_ms_p50", "prior_latency_ms_p99"),
+    "LLM loss (nats)": ("language_loss", "language_kl"),
 }
 _COLUMNS = ("global_step", *(name for names in CURVES.values() for name in names))
 Section = dict[str, JsonValue]
@@ -75,7 +83,10 @@ class RunView:
         self._beat: Section = {}
         self._recent_events: deque[Section] = deque(maxlen=MAX_EVENTS)
         self._restarts: Counter[str] = Counter()
-        self._live_stamp: tuple[int, int] = (0, 0)
+        self._failed_at: dict[str, float | None] = {}  # the last time, by child
+        self._checkpoints = CheckpointList(run_dir)
+        self._stamps: dict[str, tuple[int, int]] = {}  # of files that are replaced, as last read
+        self.state = "starting"
         self._sections: dict[str, tuple[int, Section]] = {}
 
     def refresh(self) -> None:
@@ -98,7 +109,13 @@ class RunView:
             self._set("fleet", {"processes": self._fleet()})
         if events or "events" not in self._sections:
             self._set("events", {"events": list(self._recent_events)[::-1]})
-        self._read_live()
+        self._set("checkpoints", {"checkpoints": self._checkpoints.rows()})
+        live = self._read_replaced(LIVE_FILE)
+        if live is not None:
+            self._set("live", {"environments": _environments(live)})
+        settings = self._read_replaced(SETTINGS_FILE)
+        if settings is not None:
+            self._set("settings", settings)
 
     def changed_since(self, seen: dict[str, int]) -> list[Section]:
         """Messages for a browser that has `seen` these versions; brings `seen` up to date."""
@@ -128,18 +145,22 @@ class RunView:
         self._recent_events.append(event)
         if event.get("event") == "child_failed":
             self._restarts[str(event.get("child"))] += 1
+            self._failed_at[str(event.get("child"))] = _number(event.get("timestamp"))
+        elif event.get("event") == "checkpoint":
+            self._checkpoints.told(event)
 
     def _status(self) -> Section:
         """Whether the run is alive, judged by its newest record."""
         newest = max(_number(r.get("timestamp")) or 0.0 for r in (self._latest, self._beat))
         silent_s = self._clock() - newest
-        if _is_finished(self.run_dir):
-            state = "finished"
+        ended = _how_it_ended(self.run_dir)
+        if ended:
+            self.state = ended
         elif newest == 0.0:
-            state = "starting"
+            self.state = "starting"
         else:
-            state = "running" if silent_s < SILENT_AFTER_S else "silent"
-        return {"run": self.run_dir.name, "state": state, "newest": newest or None}
+            self.state = "running" if silent_s < SILENT_AFTER_S else "silent"
+        return {"run": self.run_dir.name, "state": self.state, "newest": newest or None}
 
     def _curves(self) -> Section:
         stride = max(1, -(-len(self._rows) // MAX_POINTS))
@@ -173,6 +194,7 @@ class RunView:
                     "cpu_percent": self._usage(beat, "cpu_percent", name),
                     "rss_mb": self._usage(beat, "rss_mb", name),
                     "restarts": self._restarts[name],
+                    "failed_at": self._failed_at.get(name),
                 }
             )
         return rows
@@ -182,19 +204,27 @@ class RunView:
         now = _number(beat.get(figure))
         return _number(self._latest.get(f"{figure}/{process}")) if now is None else now
 
-    def _read_live(self) -> None:
-        path = self.run_dir / LIVE_FILE
+    def _read_replaced(self, name: str) -> Section | None:
+        """The content of a file that is replaced as a whole; None without news."""
+        path = self.run_dir / name
         try:
             stat = path.stat()
             stamp = (stat.st_mtime_ns, stat.st_size)
-            if stamp == self._live_stamp or stat.st_size > MAX_LIVE_BYTES:
-                return
-            live = parse_json(path.read_bytes())
+            if stamp == self._stamps.get(name) or stat.st_size > MAX_LIVE_BYTES:
+                return None
+            content = parse_json(path.read_bytes())
         except (OSError, ValueError):
-            return
-        if isinstance(live, dict):
-            self._live_stamp = stamp
-            self._set("live", live)
+            return None
+        self._stamps[name] = stamp
+        return content if isinstance(content, dict) else None
+
+
+def _environments(live: Section) -> list[JsonValue]:
+    """One entry each; a file of an older run holds just one, and says nothing of whose it is."""
+    shown = live.get("environments")
+    if isinstance(shown, list):
+        return [entry for entry in shown if isinstance(entry, dict)]
+    return [{"actor": 0, "env": 0, **live}]
 
 
 def _number(value: object) -> float | None:
@@ -202,9 +232,12 @@ def _number(value: object) -> float | None:
     return float(value) if is_number else None
 
 
-def _is_finished(run_dir: Path) -> bool:
+def _how_it_ended(run_dir: Path) -> str:
+    """Of the last process of the run; "" while one goes on, or after one that failed."""
     try:
         summary = parse_json((run_dir / SUMMARY_FILE).read_bytes())
     except (OSError, ValueError):
-        return False
-    return isinstance(summary, dict) and summary.get("finished") is True
+        return ""
+    if not isinstance(summary, dict):
+        return ""
+    return "finished" if summary.get("finished") is True else "stopped"

@@ -1,4 +1,4 @@
-"""The web server of the live page: one HTML page and one WebSocket, both read-only.
+"""The web server of the live page: one HTML page and one WebSocket.
 
 Reading the run happens in a worker thread at most once per period, however many browsers watch.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import json
 import time
 from importlib import resources
 from urllib.parse import urlsplit
@@ -15,24 +16,30 @@ from fastapi import FastAPI, Request, WebSocket, WebSocketDisconnect
 from fastapi.responses import HTMLResponse, PlainTextResponse, Response
 
 from launch.access import is_loopback
+from launch.dashboard.desk import PATIENCE_S, Desk
 from launch.dashboard.run_view import RunView
 
 PERIOD_S = 1.0
+LARGEST_MESSAGE_BYTES = 4_096  # from a browser
+SCRIPTS = ("base", "charts", "environments", "tree", "panels", "settings", "page")
 # No address but this server's own: the page works without the internet and can't leak a run.
 CONTENT_POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
     "script-src 'unsafe-inline'; connect-src 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
-WRONG_TOKEN = "This page needs the token of `watch.py`: open the address that it printed, whole.\n"
+WRONG_TOKEN = (
+    "This page needs the token of the run: open the address that `watch.py` or `train.py` printed, "
+    "whole, with your token in the place of TOKEN.\n"
+)
 
 
 def read_page() -> str:
-    """The page with its style and script inside."""
-    folder = resources.files("launch.dashboard")
+    """The page with its style and scripts inside."""
+    folder = resources.files("launch.dashboard").joinpath("page")
+    scripts = [folder.joinpath(f"{name}.js").read_text() for name in SCRIPTS]
     page = folder.joinpath("page.html").read_text()
-    for kind in ("css", "js"):
-        page = page.replace(f"/*page.{kind}*/", folder.joinpath(f"page.{kind}").read_text())
-    return page
+    page = page.replace("/*page.css*/", folder.joinpath("page.css").read_text())
+    return page.replace("/*page.js*/", "\n".join(scripts))
 
 
 class Gate:
@@ -67,10 +74,81 @@ class Feed:
             return self._view.changed_since(seen)
 
 
-def make_app(view: RunView, token: str | None) -> FastAPI:
-    """`token` None lets in whoever reaches the server from this machine."""
+class Visit:
+    """One browser: sends it news, hears what it wants."""
+
+    def __init__(self, socket: WebSocket, feed: Feed, desk: Desk) -> None:
+        self._socket = socket
+        self._feed = feed
+        self._desk = desk
+        self._replies: list[dict[str, object]] = []
+        self._has_replies = asyncio.Event()
+        self._asking: set[asyncio.Task[None]] = set()
+
+    async def serve(self) -> None:
+        """Until the browser goes."""
+        listener = asyncio.create_task(self._listen())
+        try:
+            await self._send_news(listener)
+        except (WebSocketDisconnect, RuntimeError):
+            return  # the browser left while we were sending
+        finally:
+            for task in (listener, *self._asking):
+                task.cancel()
+            await self._desk.leaves(self)
+
+    async def _send_news(self, listener: asyncio.Task[None]) -> None:
+        seen: dict[str, int] = {}
+        while not listener.done():
+            self._has_replies.clear()
+            replies, self._replies = self._replies, []
+            messages = await self._feed.news(seen)
+            await self._socket.send_json(
+                {"now": time.time(), "messages": messages, "replies": replies}
+            )
+            await self._desk.keep_telling()
+            waiter = asyncio.create_task(self._has_replies.wait())
+            await asyncio.wait(
+                [listener, waiter], timeout=PERIOD_S, return_when=asyncio.FIRST_COMPLETED
+            )
+            waiter.cancel()
+
+    async def _listen(self) -> None:
+        """Returns when the browser goes; what it sends and makes no sense is ignored."""
+        while (message := await self._socket.receive())["type"] != "websocket.disconnect":
+            try:
+                said = json.loads(message.get("text") or "")
+            except (ValueError, RecursionError):
+                continue
+            if not isinstance(said, dict):
+                continue
+            actor, env = said.get("actor"), said.get("env")
+            if said.get("kind") == "look" and isinstance(actor, int) and isinstance(env, int):
+                await self._desk.looks(self, actor, env)
+            elif said.get("kind") == "away":
+                await self._desk.leaves(self)
+            elif said.get("kind") == "ask":
+                task = asyncio.create_task(self._ask(said))
+                self._asking.add(task)
+                task.add_done_callback(self._asking.discard)
+
+    async def _ask(self, said: dict[str, object]) -> None:
+        answer = await self._desk.ask(
+            {name: said[name] for name in ("ask", "setting", "value") if name in said}
+        )
+        reply = {"id": said.get("id"), "is_done": answer.is_done, "text": answer.text}
+        self._replies.append(reply)
+        self._has_replies.set()
+
+
+def make_app(view: RunView, token: str | None, *, patience_s: float = PATIENCE_S) -> FastAPI:
+    """`token` None lets in whoever reaches the server from this machine.
+
+    patience_s: how long a run may take to look at a request
+    """
     app = FastAPI(title="WarpZone", docs_url=None, redoc_url=None, openapi_url=None)
     gate, feed, page = Gate(token), Feed(view), read_page()
+    desk = Desk(view.run_dir, lambda: view.state, patience_s=patience_s)
 
     @app.get("/")
     async def show_page(request: Request) -> Response:
@@ -94,26 +172,6 @@ def make_app(view: RunView, token: str | None) -> FastAPI:
             await socket.close(code=1008)
             return
         await socket.accept()
-        listener = asyncio.create_task(_until_closed(socket))
-        try:
-            await _send_news(socket, feed, listener)
-        except (WebSocketDisconnect, RuntimeError):
-            return  # the browser left while we were sending
-        finally:
-            listener.cancel()
+        await Visit(socket, feed, desk).serve()
 
     return app
-
-
-async def _send_news(socket: WebSocket, feed: Feed, listener: asyncio.Task[None]) -> None:
-    seen: dict[str, int] = {}
-    while not listener.done():
-        messages = await feed.news(seen)
-        await socket.send_json({"now": time.time(), "messages": messages})
-        await asyncio.wait([listener], timeout=PERIOD_S)
-
-
-async def _until_closed(socket: WebSocket) -> None:
-    """Returns when the browser goes; what it sends is ignored."""
-    while (await socket.receive())["type"] != "websocket.disconnect":
-        pass

@@ -5,11 +5,23 @@ from __future__ import annotations
 import base64
 import json
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+
+from tests.dashboard.chromium import Browser, Server, chromium
+
+TREE = {
+    "parent": [-1, 0, 0, 1, 3, 1],
+    "action": ["stay", "right", "jump", "right", "jump", "stay"],
+    "visits": [21, 14, 6, 9, 3, 4],
+    "value": [1.5, 1.6, 1.1, 1.8, 1.9, 0.4],
+    "prior": [1.0, 0.3, 0.4, 0.5, 0.2, 0.2],
+    "n_nodes": 21,
+}
 
 
 class PretendRun:
@@ -40,21 +52,73 @@ class PretendRun:
         }
         self.append("heartbeat.jsonl", {"timestamp": time.time(), "processes": processes})
 
-    def live(self, prompt: str, prior: list[float] | None = None) -> None:
+    def live(
+        self, prompt: str, prior: list[float] | None = None, n_envs: int = 3, **changes: object
+    ) -> None:
+        """The first of `n_envs` environments is looked at closely."""
+        shown = [self.environment(env, prompt, prior) for env in range(n_envs)]
+        shown[0] |= {"llm_text": f"Choose. State: {prompt}", "tree": TREE}
+        shown[0] |= changes
+        live = {"timestamp": time.time(), "environments": shown}
+        (self.path / "live.json").write_text(json.dumps(live))
+
+    def old_live(self, prompt: str) -> None:
+        """As runs wrote it when they showed one environment."""
+        entry = self.environment(0, prompt, None)
+        for name in ("actor", "env", "level", "llm_text", "n_actions", "chosen", "length"):
+            del entry[name]
+        del entry["total_reward"], entry["path"], entry["tree"]
+        (self.path / "live.json").write_text(json.dumps(entry))
+
+    def environment(self, env: int, prompt: str, prior: list[float] | None) -> dict[str, object]:
         _, png = cv2.imencode(".png", np.full((24, 32, 3), 120, np.uint8))
-        live = {
+        return {
             "timestamp": time.time(),
+            "actor": 0,
+            "env": env,
+            "level": "1-1",
             "frame_png": base64.b64encode(png.tobytes()).decode(),
+            "prompt": prompt,
+            "llm_text": "",
             "actions": ["stay", "right", "jump"],
+            "n_actions": 3,
+            "chosen": 1,
             "search": [0.1, 0.7, 0.2],
             "model": [0.3, 0.3, 0.4],
             "prior": prior,
             "value": 1.5,
-            "prompt": prompt,
+            "length": 3 + env,
+            "total_reward": 2.25,
+            "path": {"every": 1, "value": [1.0, 1.2, 1.4, 1.5], "total_reward": [0, 0, 1, 2.25]},
+            "tree": None,
         }
-        (self.path / "live.json").write_text(json.dumps(live))
+
+    def settings(self, **values: object) -> None:
+        """As a run tells of them."""
+        known = {
+            "temperature": ("number", False, 0.01, 10.0, "the run's schedule", None, 1.0),
+            "simulations": ("number", True, 1, 20, "search.n_simulations", None, 20),
+            "learning_rate_scale": ("number", False, 0.01, 10.0, "", 1.0, 1.0),
+            "paused": ("switch", False, 0, 1, "", False, False),
+        }
+        rows = []
+        for name, (kind, is_whole, low, high, own, value, now) in known.items():
+            row = {"name": name, "kind": kind, "is_whole": is_whole, "low": low, "high": high}
+            value, now = (values[name], values[name]) if name in values else (value, now)
+            rows.append({**row, "own": own, "value": value, "now": now, "meaning": "means that"})
+        (self.path / "live-settings.json").write_text(json.dumps({"settings": rows}))
+
+    def checkpoint(self, env_steps: int, *marks: str, **event: object) -> None:
+        folder = self.path / "checkpoints" / f"step-{env_steps:010d}-update-{env_steps // 2:08d}"
+        folder.mkdir(parents=True)
+        for mark in marks:
+            (folder.parent / mark).write_text(f"{folder.name}\n")
+        if event:
+            record = {"timestamp": time.time(), "event": "checkpoint", "path": str(folder), **event}
+            self.append("events.jsonl", record)
 
     def finish(self) -> None:
+        """Runs to its end."""
         (self.path / "summary.json").write_text('{"finished": true}')
 
 
@@ -72,5 +136,27 @@ def run(tmp_path: Path) -> PretendRun:
         run.metrics(step, avg_return=step / 10, loss_total=loss, **machine)
     run.heartbeat(learner=1.0, env_actor_0=130.0)
     run.append("events.jsonl", {"timestamp": 1.0, "event": "child_failed", "child": "learner"})
+    run.settings()
+    run.checkpoint(50)
+    run.checkpoint(80, "LATEST", "BEST", reason="periodic", seconds=1.25, stall_s=0.5)
     run.live("Goomba 3 tiles right <b>bold</b>", prior=[0.2, 0.2, 0.6])
     return run
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Browser]:
+    with chromium(tmp_path) as one:
+        yield one
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Server]]:
+    servers: list[Server] = []
+
+    def start(run: Path, *options: str, port: int = 0) -> Server:
+        servers.append(Server(run, *options, port=port))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()

@@ -1,161 +1,86 @@
-"""The live page in a real headless Chromium, driven through its DevTools socket."""
+"""The live page in a real headless Chromium: pages of pretended runs, and of a real one."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-import shutil
+import shlex
 import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from websockets.sync.client import ClientConnection, connect
 
-ROOT = Path(__file__).resolve().parents[2]
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-sync",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--remote-debugging-port=0",
-]
-PATIENCE_S = 30.0
+from tests.dashboard.chromium import CHROMIUM, ROOT, Browser
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium or google-chrome on PATH")
 
-
-class Browser:
-    """One tab. `wait_for` polls a JavaScript expression until it is true."""
-
-    def __init__(self, socket: ClientConnection) -> None:
-        self._socket = socket
-        self._n_sent = 0
-        self.errors: list[str] = []
-        self.call("Runtime.enable")
-
-    def call(self, method: str, **params: object) -> dict:
-        self._n_sent += 1
-        self._socket.send(json.dumps({"id": self._n_sent, "method": method, "params": params}))
-        while True:
-            answer = json.loads(self._socket.recv(timeout=PATIENCE_S))
-            if answer.get("method") == "Runtime.exceptionThrown":
-                self.errors.append(json.dumps(answer["params"]))
-            if answer.get("id") == self._n_sent:
-                assert "error" not in answer, answer
-                return answer["result"]
-
-    def ask(self, expression: str) -> object:
-        result = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
-        return result["result"].get("value")
-
-    def wait_for(self, expression: str) -> None:
-        deadline = time.monotonic() + PATIENCE_S
-        while self.ask(expression) is not True:
-            assert time.monotonic() < deadline, (expression, self.ask("document.body.innerText"))
-            time.sleep(0.1)
-
-    def open(self, address: str, width: int = 1280) -> None:
-        self.call(
-            "Emulation.setDeviceMetricsOverride",
-            width=width,
-            height=900,
-            deviceScaleFactor=1,
-            mobile=width < 600,
-        )
-        self.call("Page.navigate", url=address)
-        self.wait_for("document.readyState === 'complete'")
+LIVE = shlex.split(
+    """--preset cartpole --runtime serial --device cpu --envs-per-actor 2 --acting.num-actors 2
+    --acting.segment-length 10 --acting.collect-steps 8 --simulations 6 --total-env-steps 1000000
+    --replay.min-positions 40 --learner.batch-size 16 --control.updates-per-call 2
+    --limiter.samples-per-insert 4
+    --evaluation.every-env-steps 100000000 --control.checkpoint-every-env-steps 100000000
+    --control.log-period-s 0.5 --dashboard --dashboard.port 0"""
+)
 
 
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Browser]:
-    profile = tmp_path / "profile"
-    process = subprocess.Popen(
-        [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        port_file = profile / "DevToolsActivePort"
-        deadline = time.monotonic() + PATIENCE_S
-        while not (port_file.exists() and "\n" in port_file.read_text()):
-            assert process.poll() is None and time.monotonic() < deadline, "chromium did not start"
-            time.sleep(0.1)
-        port = port_file.read_text().split()[0]
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/json") as answer:
-            tabs = json.load(answer)
-        address = next(t["webSocketDebuggerUrl"] for t in tabs if t["type"] == "page")
-        with connect(address, max_size=None) as socket:
-            yield Browser(socket)
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
-
-
-class Server:
-    """`watch.py` as a user starts it; can be stopped and started again on the same port."""
-
-    def __init__(self, run: Path, *options: str, port: int = 0) -> None:
-        command = [sys.executable, str(ROOT / "launch/watch.py"), str(run), "--port", str(port)]
-        environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-        self.process = subprocess.Popen(
-            [*command, *options], env=environ, stdout=subprocess.PIPE, text=True
-        )
-        self.address, found = re.search(
-            r"(http://[^ :]+:(\d+)/\S*)", self.process.stdout.readline()
-        ).groups()
-        self.port = int(found)
-
-    def stop(self) -> None:
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
-            self.process.wait(timeout=20)
-            self.process.stdout.close()
-
-
-@pytest.fixture
-def serve() -> Iterator[Callable[..., Server]]:
-    servers: list[Server] = []
-
-    def start(run: Path, *options: str, port: int = 0) -> Server:
-        servers.append(Server(run, *options, port=port))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.stop()
+def wait_for(is_so: Callable[[], bool], seconds: float = 60.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def test_shows_a_run_and_follows_it(run, browser: Browser, serve) -> None:
     browser.open(serve(run.path).address)
     browser.wait_for("document.getElementById('state').textContent === 'running'")
-    browser.wait_for("document.querySelectorAll('.chart svg path').length === 2")
+    browser.wait_for("document.querySelectorAll('#charts .chart svg path').length === 2")
     assert browser.ask("document.title") == "demo-run - WarpZone"
     assert browser.ask("document.getElementById('frame').naturalWidth") == 32
     assert browser.ask("document.querySelectorAll('#bars tr').length") == 3
     assert browser.ask("document.querySelectorAll('#bars .bar').length") == 9
     assert browser.ask("document.querySelector('#bars tr.chosen th').textContent") == "right"
+    assert browser.ask("document.querySelectorAll('#thumbnails img').length") == 3
+    assert browser.ask("document.querySelectorAll('#path path').length") == 2, "value and return"
+    assert browser.ask("document.querySelectorAll('#tree circle').length") == 6
+    assert browser.ask("document.querySelectorAll('#tree .edge.best').length") == 3
     prompt = "document.getElementById('prompt').textContent"
-    assert browser.ask(prompt) == "Goomba 3 tiles right <b>bold</b>", "text, not markup"
+    text = "Choose. State: Goomba 3 tiles right <b>bold</b>"
+    assert browser.ask(prompt) == text, "text, not markup"
     assert "waits for sample 61%" in browser.ask("document.getElementById('waits').innerText")
     fleet = browser.ask("document.getElementById('fleet').innerText")
-    assert "env-actor-0" in fleet and "(stalled)" in fleet and "512 MB" in fleet
+    assert "env-actor-0" in fleet and "(stalled)" in fleet and "537 MB" in fleet
+    checkpoints = browser.ask("document.getElementById('checkpoints').innerText")
+    assert "newest, best evaluation" in checkpoints and "1.3 s" in checkpoints
 
     run.live("Pipe ahead")
     run.metrics(110, avg_return=77.25)
-    browser.wait_for(f"{prompt} === 'Pipe ahead'")
+    browser.wait_for(f"{prompt} === 'Choose. State: Pipe ahead'")
     browser.wait_for("document.getElementById('tiles').innerText.includes('77.25')")
     assert browser.ask("document.querySelectorAll('#bars .bar').length") == 6, "no LLM prior now"
+    assert browser.errors == []
+
+
+def test_tells_the_run_what_is_looked_at_and_when_nobody_looks(run, browser, serve) -> None:
+    (run.path / "requests").mkdir()
+    viewer = run.path / "requests" / "viewer.json"
+    browser.open(serve(run.path).address)
+    browser.wait_for("document.querySelectorAll('#thumbnails button').length === 3")
+    assert wait_for(lambda: viewer.exists() and json.loads(viewer.read_text())["env"] == 0)
+    browser.ask("document.querySelectorAll('#thumbnails button')[2].click()")
+    name = "document.getElementById('env-name').textContent"
+    browser.wait_for(f"{name} === 'actor 0 \\u00b7 env 2'")
+    assert wait_for(lambda: json.loads(viewer.read_text()) == {"actor": 0, "env": 2})
+    assert browser.ask("document.getElementById('tree').hidden"), "only one tree is sent"
+    browser.call("Page.navigate", url="about:blank")
+    assert wait_for(lambda: not viewer.exists()), "nobody looks"
     assert browser.errors == []
 
 
@@ -176,7 +101,7 @@ def test_empty_and_finished_runs(empty_run, browser: Browser, serve) -> None:
     browser.open(serve(empty_run.path).address)
     browser.wait_for("document.getElementById('state').textContent === 'finished'")
     shown = browser.ask("document.querySelectorAll('.empty.shown').length")
-    assert shown == 5, "every part says that it has nothing"
+    assert shown == 8, "every part says that it has nothing"
     assert browser.errors == []
 
 
@@ -190,8 +115,121 @@ def test_wrong_token_is_refused(run, browser: Browser, serve, tmp_path) -> None:
     browser.wait_for("document.getElementById('state').textContent === 'running'")
 
 
-@pytest.mark.parametrize("width", [360, 800, 1600])
+def test_a_token_that_changed_is_told_from_a_lost_connection(run, browser, serve, tmp_path):
+    for name in ("old", "new"):
+        (tmp_path / name).write_text(f"{name}-token\n")
+    server = serve(run.path, "--token-file", str(tmp_path / "old"))
+    browser.open(server.address.replace("TOKEN", "old-token"))
+    browser.wait_for("document.getElementById('state').textContent === 'running'")
+    server.stop()
+    serve(run.path, "--token-file", str(tmp_path / "new"), port=server.port)
+    browser.wait_for("document.getElementById('state').textContent.includes('not valid any more')")
+
+
+def test_a_browser_without_websocket_is_told(run, browser: Browser, serve) -> None:
+    browser.call("Page.enable")
+    browser.call("Page.addScriptToEvaluateOnNewDocument", source="delete window.WebSocket")
+    browser.open(serve(run.path).address)
+    assert "has no WebSocket: use a newer one" in browser.ask("document.body.innerText")
+    assert browser.errors == []
+
+
+@pytest.mark.parametrize("width", [360, 420, 800, 1280, 1600])
 def test_fits_the_width(run, browser: Browser, serve, width: int) -> None:
     browser.open(serve(run.path).address, width)
-    browser.wait_for("document.querySelectorAll('.chart').length === 2")
+    browser.wait_for("document.querySelectorAll('#charts .chart').length === 2")
     assert browser.ask("document.documentElement.scrollWidth") <= width
+
+
+class LiveRun:
+    """A real run of CartPole in one process, with its page."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.log = folder.with_suffix(".log")
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "launch/train.py", *LIVE, "--run-dir", str(folder)],
+                cwd=ROOT,
+                env=os.environ | {"PYTHONPATH": str(ROOT)},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def address(self) -> str:
+        def said() -> re.Match[str] | None:
+            return re.search(r"live page: (http://127\.0\.0\.1:\d+/)", self.log.read_text())
+
+        assert wait_for(lambda: said() is not None), self.log.read_text()
+        return said()[1]
+
+    def events(self, kind: str) -> list[dict]:
+        lines = (self.folder / "events.jsonl").read_text().splitlines()
+        return [e for e in map(json.loads, lines) if e["event"] == kind]
+
+    def steps(self) -> int:
+        return json.loads((self.folder / "metrics.jsonl").read_text().splitlines()[-1])[
+            "global_step"
+        ]
+
+
+@pytest.fixture
+def live_run(tmp_path: Path) -> Iterator[LiveRun]:
+    run = LiveRun(tmp_path / "live")
+    yield run
+    if run.process.poll() is None:
+        os.killpg(run.process.pid, signal.SIGKILL)
+        run.process.wait()
+
+
+def test_a_real_run_is_seen_changed_paused_saved_and_left(live_run: LiveRun, browser, serve):
+    browser.open(live_run.address())
+    browser.wait_for("document.querySelectorAll('#thumbnails button').length === 4")
+    browser.wait_for("document.querySelectorAll('#tree circle').length > 1")
+    browser.wait_for("!document.getElementById('pause').disabled")
+
+    def set_to(name: str, value: str) -> None:
+        browser.ask(f"document.getElementById('knob-{name}').value = '{value}'")
+        browser.ask(f"document.getElementById('knob-{name}').form.requestSubmit()")
+
+    def reply(name: str) -> str:
+        return f"document.getElementById('knob-{name}').form.querySelector('.reply').textContent"
+
+    set_to("temperature", "0.75")
+    browser.wait_for(f"{reply('temperature')}.endsWith('\\u2192 0.75')")
+    set_to("temperature", "50")
+    browser.wait_for(f"{reply('temperature')}.includes('must be a number in [0.01, 10]')")
+    set_to("simulations", "3")
+    browser.wait_for(f"{reply('simulations')} === 'simulations 6 \\u2192 3'")
+    set_to("learning_rate_scale", "0.5")
+    browser.wait_for(f"{reply('learning_rate_scale')}.endsWith('\\u2192 0.5')")
+    changes = {e["setting"]: (e["before"], e["after"]) for e in live_run.events("setting_changed")}
+    assert changes["temperature"][1] == 0.75 and changes["learning_rate_scale"] == (1.0, 0.5)
+    assert changes["simulations"] == (6, 3)
+    assert "got 50" in live_run.events("setting_refused")[0]["cause"]
+    # The root that is drawn has its own visit and those of three simulations.
+    browser.wait_for(
+        "document.querySelector('#tree circle').previousSibling.textContent.includes(' 4 visits')"
+    )
+
+    browser.ask("document.getElementById('pause').click()")
+    browser.wait_for("document.getElementById('pause').textContent === 'Resume'")
+    time.sleep(1.2)  # what was under way is reported
+    steps = live_run.steps()
+    browser.ask("document.getElementById('checkpoint').click()")
+    assert wait_for(lambda: bool(live_run.events("checkpoint")))
+    assert live_run.events("checkpoint")[0]["reason"] == "asked for"
+    assert live_run.steps() == steps, "nobody plays"
+    browser.ask("document.getElementById('pause').click()")
+    assert wait_for(lambda: live_run.steps() > steps)
+    assert browser.errors == []
+
+    live_run.process.send_signal(signal.SIGINT)
+    assert live_run.process.wait(timeout=60) == 75, live_run.log.read_text()
+    browser.wait_for("document.getElementById('state').textContent.includes('lost')")
+    browser.open(serve(live_run.folder).address)
+    browser.wait_for("document.getElementById('state').textContent === 'stopped'")
+    assert browser.ask("document.getElementById('pause').disabled")
+    browser.wait_for("document.querySelectorAll('#thumbnails button').length >= 1")
+    assert browser.errors == []

@@ -19,10 +19,11 @@ def sections(view: RunView, seen: dict[str, int] | None = None) -> dict:
 def test_sends_each_section_once_and_then_only_news(run) -> None:
     view, seen = RunView(run.path), {}
     first = sections(view, seen)
-    assert set(first) == {"status", "curves", "figures", "fleet", "events", "live"}
+    kinds = {"status", "curves", "figures", "fleet", "events", "live", "checkpoints", "settings"}
+    assert set(first) == kinds
     assert sections(view, seen) == {}
     run.live("Pipe ahead")
-    assert sections(view, seen)["live"]["prompt"] == "Pipe ahead"
+    assert sections(view, seen)["live"]["environments"][0]["prompt"] == "Pipe ahead"
     run.metrics(100, avg_return=20.0)
     news = sections(view, seen)
     assert news["curves"]["charts"][0]["lines"]["avg_return"][-1] == 20.0
@@ -70,8 +71,27 @@ def test_states_of_a_run(run, empty_run) -> None:
     assert sections(RunView(run.path))["status"]["state"] == "running"
     late = RunView(run.path, clock=lambda: time.time() + 600)
     assert sections(late)["status"]["state"] == "silent"
+    (run.path / "summary.json").write_text('{"finished": false}')
+    assert sections(late)["status"]["state"] == "stopped"
     run.finish()
     assert sections(late)["status"]["state"] == "finished"
+
+
+def test_pictures_of_an_older_run_are_shown_as_one_environment(run) -> None:
+    run.old_live("Pipe ahead")
+    (entry,) = sections(RunView(run.path))["live"]["environments"]
+    assert (entry["actor"], entry["env"], entry["prompt"]) == (0, 0, "Pipe ahead")
+
+
+def test_checkpoints_are_listed_newest_first_with_what_is_known(run) -> None:
+    run.checkpoint(120)
+    (run.path / "checkpoints" / ".tmp-step-0000000130-update-00000065").mkdir()
+    (run.path / "checkpoints" / "step-x").mkdir()
+    rows = sections(RunView(run.path))["checkpoints"]["checkpoints"]
+    assert [row["env_steps"] for row in rows] == [120, 80, 50]
+    assert [row["mark"] for row in rows] == [None, "newest, best evaluation", None]
+    assert (rows[1]["reason"], rows[1]["seconds"], rows[1]["updates"]) == ("periodic", 1.25, 40)
+    assert rows[0]["reason"] is None and rows[0]["made_at"] is not None, "made by an older version"
 
 
 @pytest.mark.parametrize(
@@ -95,7 +115,8 @@ def test_strange_records_are_skipped(run, line: str) -> None:
     for name in ("metrics.jsonl", "events.jsonl", "heartbeat.jsonl"):
         with (run.path / name).open("a") as stream:
             stream.write(line + "\n")
-    (run.path / "live.json").write_text(line)
+    for name in ("live.json", "live-settings.json", "checkpoints/LATEST"):
+        (run.path / name).write_text(line)
     assert sections(RunView(run.path))["curves"] == before
 
 

@@ -8,6 +8,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -17,6 +19,9 @@ from fastapi.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 from launch.access import is_loopback
+from launch.config import Config
+from launch.control.live_control import LiveControl
+from launch.control.progress import Progress
 from launch.dashboard.run_view import RunView
 from launch.dashboard.server import Gate, make_app, read_page
 
@@ -51,7 +56,7 @@ def test_gate(secret: str | None, token: str | None, host: str, origin: str | No
 
 def test_page_is_one_piece_and_names_no_other_host() -> None:
     page = read_page()
-    assert "drawCurves" in page and "/*page." not in page
+    assert "drawCurves" in page and "function connect" in page and "/*page." not in page
     links = set(re.findall(r"https?://[\w.]+", page))
     assert links == {"http://www.w3.org"}, "only the SVG namespace, which is never fetched"
 
@@ -83,6 +88,104 @@ def test_wrong_token_is_refused_on_page_and_feed(run) -> None:
     assert client.get("/?token=s3cret-token").status_code == 200
 
 
+class Taker:
+    """The run's side of a page: looks for requests as a controller does, in a thread."""
+
+    def __init__(self, run) -> None:
+        self.events: list[dict] = []
+        progress = Progress(2)
+        self.control = LiveControl(Config(), run.path, self, progress, time.monotonic)
+        self.control.begin()
+        self._ends = threading.Event()
+        self._thread = threading.Thread(target=self._look)
+
+    def _look(self) -> None:
+        while not self._ends.wait(0.05):
+            self.control.look()
+
+    def event(self, kind: str, **fields: object) -> None:
+        self.events.append({"event": kind, **fields})
+
+    def live_settings(self, settings: object) -> None: ...
+
+    def __enter__(self) -> Taker:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._ends.set()
+        self._thread.join()
+
+
+def replies(feed, n: int = 1) -> list[dict]:
+    """The next `n` replies; news go by."""
+    found: list[dict] = []
+    while len(found) < n:
+        found += feed.receive_json()["replies"]
+    return found
+
+
+def connected(run, **desk: float):
+    client = TestClient(make_app(RunView(run.path), None, **desk), **LOCAL)
+    return client.websocket_connect("/feed", headers={"host": "127.0.0.1:8321"})
+
+
+def asking(number: int, setting: str, value: object) -> dict:
+    return {"kind": "ask", "id": number, "ask": "setting", "setting": setting, "value": value}
+
+
+def test_a_change_goes_to_the_run_and_its_answer_comes_back(run) -> None:
+    with Taker(run) as taker, connected(run) as feed:
+        feed.send_json(asking(1, "temperature", 0.5))
+        feed.send_json(asking(2, "temperature", 1e9))
+        feed.send_json({"kind": "ask", "id": 3, "ask": "checkpoint", "setting": "ignored"})
+        feed.send_json({"kind": "ask", "id": 4, "ask": "rm -r"})
+        heard = {reply["id"]: reply for reply in replies(feed, 4)}
+        assert heard[1]["is_done"] and heard[1]["text"] == "temperature 1 → 0.5"
+        assert not heard[2]["is_done"] and "must be a number in [0.01, 10]" in heard[2]["text"]
+        assert heard[3]["is_done"] and taker.control.take_checkpoint_wish()
+        assert not heard[4]["is_done"] and "nothing else" in heard[4]["text"]
+    assert [e["event"] for e in taker.events] == ["setting_changed", "setting_refused"]
+    assert taker.control.settings.temperature == 0.5
+
+
+def test_what_is_no_request_is_ignored(run) -> None:
+    with Taker(run) as taker, connected(run) as feed:
+        for text in ("", "null", "[1]", "{", "[" * 3000, '{"kind": "ask"}', '{"kind": "look"}'):
+            feed.send_text(text)
+        feed.send_bytes(b"\xff\x00")
+        feed.send_json(asking(9, "simulations", 2))
+        assert [r["is_done"] for r in replies(feed, 2)] == [False, True]
+    assert len(taker.events) == 1
+
+
+def test_a_run_that_has_ended_is_left_as_it_is(run) -> None:
+    run.finish()
+    with connected(run) as feed:
+        feed.send_json(asking(1, "temperature", 0.5))
+        feed.send_json({"kind": "look", "actor": 0, "env": 0})
+        (reply,) = replies(feed)
+    assert not reply["is_done"] and "this run is finished" in reply["text"]
+    assert not (run.path / "requests").exists()
+
+
+def test_a_run_that_does_not_look_is_told_of_and_asked_no_more(run) -> None:
+    (run.path / "requests").mkdir()
+    with connected(run, patience_s=0.3) as feed:
+        feed.send_json(asking(1, "temperature", 0.5))
+        (reply,) = replies(feed)
+    assert not reply["is_done"] and "did not look at it within" in reply["text"]
+    assert list((run.path / "requests").iterdir()) == [], "nothing waits for a later process"
+
+
+def test_a_run_directory_that_cannot_be_written_is_told(run) -> None:
+    """As where it is mounted for reading only; a run of an older version has no such folder."""
+    with connected(run) as feed:
+        feed.send_json(asking(1, "temperature", 0.5))
+        (reply,) = replies(feed)
+    assert not reply["is_done"] and "can't be written: No such file" in reply["text"]
+
+
 def watch(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, str(ROOT / "launch/watch.py"), *arguments],
@@ -99,10 +202,13 @@ def watch(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["{folder}"], "is not a run directory"),
         (["{folder}/nothing"], "does not exist"),
         (["{run}", "--port", "70000"], r"--port must lie in \[0, 65535\], got 70000"),
-        (["{run}", "--port", "{busy}"], "Choose another with --port"),
+        (["{run}", "--port", "{busy}"], "Choose another port"),
         (["{run}", "--token-file", "{short}"], "at least 8 characters"),
-        (["{run}", "--token-file", "{folder}/none"], "none can't be read: No such file"),
-        (["{run}", "--host", "0.0.0.0"], "WARPZONE_WATCH_TOKEN or with --token-file"),
+        (
+            ["{run}", "--token-file", "{folder}/none"],
+            "none can't be read: No such file",
+        ),
+        (["{run}", "--host", "0.0.0.0"], "WARPZONE_WATCH_TOKEN or in a token file"),
         (
             ["{run}", "--host", "no.such.host.invalid", "--token-file", "{long}"],
             "can't listen on no.such.host.invalid",

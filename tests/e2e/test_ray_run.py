@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from launch.access import is_loopback
+from launch.control.request_box import RequestDesk
 from tests.chaos.real_run import RealRun
 from tests.e2e.artefacts import files_with
 
@@ -54,6 +55,12 @@ def only_grows(run: RealRun, name: str) -> bool:
     return values == sorted(values)
 
 
+def seen_closely(run: RealRun) -> list[dict]:
+    """Environments that the run shows with their search tree."""
+    shown = json.loads((run.folder / "live.json").read_text())["environments"]
+    return [e for e in shown if e["tree"] is not None]
+
+
 def test_the_main_job_survives_a_killed_env_actor(tmp_path, fault_seed):
     """Every part at work on real parts; one env actor is killed on the way.
 
@@ -68,6 +75,13 @@ def test_the_main_job_survives_a_killed_env_actor(tmp_path, fault_seed):
     assert len(doors) > 10
     assert [door for door in doors if not is_loopback(door.rpartition(" ")[2])] == []
     session = ray_session(run.process.pid)
+    desk = RequestDesk(run.folder)  # as the live page's server
+    asked = desk.put({"ask": "setting", "setting": "simulations", "value": 4})
+    desk.look(0, 1)
+    run.wait_until(lambda: desk.answer(asked) is not None, "an answer to a request")
+    run.wait_until(
+        lambda: any(e["env"] == 1 for e in seen_closely(run)), "a look at one environment"
+    )
     known = run.pids()
     processes = [psutil.Process(pid) for pid in known.values()]
     kill(known["env-actor-1"], fault_seed)
@@ -95,7 +109,11 @@ def test_the_main_job_survives_a_killed_env_actor(tmp_path, fault_seed):
     video = max((run.folder / "videos").glob("*.mp4"))
     assert video.read_bytes()[4:8] == b"ftyp"
     assert len(run.events("checkpoint")) >= 2
-    assert json.loads((run.folder / "live.json").read_text())["prompt"].startswith("world 1-1")
+    for seen in seen_closely(run):
+        assert seen["prompt"].startswith("world 1-1")
+        assert seen["prior"] is None or "world 1-1" in seen["llm_text"]
+    (change,) = run.events("setting_changed")
+    assert (change["setting"], change["before"], change["after"]) == ("simulations", 8, 4)
     assert not [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
     text = run.output()
     assert "env steps" in text
@@ -136,6 +154,8 @@ def test_a_served_search_survives_its_own_death_and_an_env_actors(tmp_path, faul
         lambda: {"search", "env-actor-1"} <= set(run.pids()) and steps(run) > 200,
         "the search service, and some env steps",
     )
+    RequestDesk(run.folder).look(1, 0)
+    run.wait_until(lambda: any(e["actor"] == 1 for e in seen_closely(run)), "a tree of the service")
     known = run.pids()
     kill(known["env-actor-1"], fault_seed)
     run.wait_until(lambda: run.events("child_failed"), "the env actor's failure")

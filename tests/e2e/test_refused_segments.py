@@ -36,8 +36,8 @@ def spoil(monkeypatch):
     def install(last_incarnation: int) -> None:
         real = ActingLoop.collect
 
-        def collect(loop, n_steps, env_steps_so_far, **wishes):
-            report, segments = real(loop, n_steps, env_steps_so_far, **wishes)
+        def collect(loop, *asked):
+            report, segments = real(loop, *asked)
             identity = loop._identity
             if identity.actor == 1 and identity.incarnation <= last_incarnation:
                 segments = [

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,15 @@ def refused(capsys, run_dir: Path, *arguments: str) -> str:
         (["--resume", "./no-checkpoint"], ["resume", "./no-checkpoint", "auto, must, never"]),
         (["--resume", "must"], ["resume", "must", "--run-dir"]),
         (["--prior.prompt.examples", "none.json"], ["prior.prompt.examples none.json", "can't be"]),
+        (["--dashboard", "--dashboard.port", "70000"], ["dashboard.port", "[0, 65535], got 70000"]),
+        (
+            ["--dashboard", "--dashboard.port", "0", "--dashboard.host", "0.0.0.0"],
+            ["needs a token", "WARPZONE_WATCH_TOKEN", "dashboard.host=0.0.0.0"],
+        ),
+        (
+            ["--dashboard", "--dashboard.token-file", "/nowhere/token"],
+            ["/nowhere/token can't be read", "dashboard.token_file=/nowhere/token"],
+        ),
         (["--prior.prompt.max-tokens", "10"], ["max_tokens must be at least 128, got 10"]),
     ],
 )
@@ -64,6 +74,15 @@ def test_a_bad_setting_is_refused_before_anything_is_made(tmp_path, capsys, argu
     text = refused(capsys, tmp_path / "run", "--device", "cpu", *arguments)
     for word in words:
         assert word in text, text
+
+
+def test_a_port_in_use_is_named(tmp_path, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = str(busy.getsockname()[1])
+        page = ["--dashboard", "--dashboard.port", port]
+        text = refused(capsys, tmp_path / "run", "--env", "CartPole-v1", "--device", "cpu", *page)
+    assert f"port {port}: Address already in use" in text
+    assert "0 for any free one" in text and f"dashboard.port={port}" in text
 
 
 @pytest.mark.parametrize("name", ["control.checkpoint-uri", "resume"])

@@ -13,7 +13,6 @@ from launch.control.child_health import State
 from launch.control.collecting import ADDS_IN_FLIGHT_PER_ACTOR, Collecting
 from launch.control.pacing import COLLECTS_IN_FLIGHT
 from launch.control.progress import Progress
-from launch.control.reporter import LIVE_VIEW_PERIOD_S
 from launch.control.roster import Roster
 from launch.control.runtime import Call, Child
 
@@ -40,6 +39,14 @@ class Limiter:
 
     def may_insert(self) -> bool:
         return self.is_open
+
+
+class Live:
+    """Nobody looks, and nothing was changed."""
+
+    play = None
+
+    def wish_for(self, child: Child) -> None: ...
 
 
 class Reporter:
@@ -73,6 +80,7 @@ class World:
             progress,
             self.limiter,
             Adapting(self.config.adaptive, progress, Reporter()),
+            Live(),
         )
         self.pings = {child: self.calls.issue(child, "ping") for child in actors.values()}
         self.in_flight: dict[Call, None] = dict.fromkeys(self.pings.values())
@@ -173,17 +181,3 @@ def test_whoever_may_play_is_asked_to_and_nobody_else(steps):
     for child in world.fleet.env_actors.values():
         n_collects = world.calls.n_in_flight("collect", child=child)
         assert n_collects <= COLLECTS_IN_FLIGHT
-
-
-def test_one_call_a_second_at_most_is_to_bring_a_picture():
-    """Each is some 200 kB, which the driver would have to fetch."""
-    world = World()
-    for turn in range(12):
-        for call in list(world.in_flight):
-            world.answer(call)
-        world.collecting.issue()
-        world.seconds += LIVE_VIEW_PERIOD_S / 4
-        shown = sum(call.args[2] for call in world.issued)
-        assert shown == 1 + turn // 4
-        world.collecting.lost([call for call in world.issued if call.method == "collect"])
-        world.n_steps_lost = sum(call.args[0] for call in world.issued)

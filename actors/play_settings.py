@@ -1,0 +1,17 @@
+"""What may be changed in an env actor's play while a run goes on; it comes with every call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class PlaySettings:
+    """None leaves a setting as the run was started with."""
+
+    temperature: float | None = None
+    n_simulations: int | None = None  # at most search.n_simulations
+    exploration: float = 1.0  # scales the scheduled temperature and the noise at roots
+
+    def temperature_or(self, scheduled: float) -> float:
+        return scheduled if self.temperature is None else self.temperature

@@ -1,0 +1,163 @@
+"""What does an open live page cost the run that it shows?
+
+    python benchmarks/page_cost.py                                # mario-quick, 16 pairs of 20 s
+    python benchmarks/page_cost.py --pairs 30 -- --preset mario
+    python benchmarks/page_cost.py --chromium                     # with a browser that draws it
+
+One run with --dashboard, cut into blocks in which the page is open or not, in the order open, shut,
+shut, open, so that what drifts in a run cancels. Open means a connection that reads all that
+is sent and looks at one environment, as a browser does; drawing it is left out unless --chromium is
+given, since browsers need not run on the machine of the run. Of each block: env steps per second,
+by the run's own records, and processor time per env step of all processes of the run, the page's
+included. Prints the mean over the pairs of open / shut, with its 95 % interval, by a bootstrap over
+the pairs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+from websockets.sync.client import connect
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.training_run import UNDISTURBED, machine_line
+from tests.chaos.real_run import RealRun
+from tests.dashboard.chromium import chromium
+
+GOAL = 0.02
+N_RESAMPLES = 10_000
+SETTLE_S = 4.0  # from opening or shutting to what is measured: a viewer is noticed late
+WARM_UP_S = 30.0  # of learning, before the first block
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    steps_per_s: float
+    cpu_ms_per_step: float
+
+
+def cpu_seconds(run: RealRun) -> float:
+    """Of the run's driver and all below it, the page among them."""
+    assert run.process is not None
+    driver = psutil.Process(run.process.pid)
+    total = 0.0
+    for process in (driver, *driver.children(recursive=True)):
+        with suppress(psutil.Error):
+            times = process.cpu_times()
+            total += times.user + times.system
+    return total
+
+
+def measure(run: RealRun, seconds: float) -> Block:
+    """From one metric record to another, some `seconds` later."""
+    time.sleep(SETTLE_S)
+    first = run.metrics()
+    run.wait_until(lambda: run.metrics()["timestamp"] > first["timestamp"], "a record")
+    first, cpu_before = run.metrics(), cpu_seconds(run)
+    time.sleep(seconds)
+    before = run.metrics()
+    run.wait_until(lambda: run.metrics()["timestamp"] > before["timestamp"], "a record")
+    last, cpu_after = run.metrics(), cpu_seconds(run)
+    n_steps = last["global_step"] - first["global_step"]
+    lasted = last["timestamp"] - first["timestamp"]
+    if n_steps == 0:
+        raise RuntimeError(
+            f"no env step in a block of {lasted:.0f} s, while env actors waited for the learner; "
+            "make --seconds several times as long as these waits"
+        )
+    return Block(n_steps / lasted, 1e3 * (cpu_after - cpu_before) / n_steps)
+
+
+@contextmanager
+def open_page(address: str) -> Iterator[None]:
+    """As a browser connects, without drawing."""
+    ends = threading.Event()
+
+    def read() -> None:
+        feed = address.replace("http", "ws", 1) + "feed"
+        with connect(feed, max_size=None, origin=address.rstrip("/")) as socket:
+            socket.send(json.dumps({"kind": "look", "actor": 0, "env": 0}))
+            while not ends.is_set():
+                with suppress(TimeoutError):
+                    socket.recv(timeout=0.5)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        yield
+    finally:
+        ends.set()
+        reader.join()
+
+
+def ratio_line(name: str, opened: Sequence[float], shut: Sequence[float]) -> str:
+    ratios = np.array(opened) / np.array(shut)
+    drawn = np.random.default_rng(0).choice(ratios, (N_RESAMPLES, len(ratios))).mean(axis=1)
+    low, high = np.percentile(drawn, (2.5, 97.5))
+    return (
+        f"| {name} | {np.mean(shut):.2f} | {np.mean(opened):.2f} "
+        f"| {ratios.mean() - 1:+.2%} | {low - 1:+.2%} to {high - 1:+.2%} |"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--pairs", type=int, default=16)
+    parser.add_argument("--seconds", type=float, default=20.0, help="of a block")
+    parser.add_argument("--chromium", action="store_true", help="open it in a browser here")
+    parser.add_argument("arguments", nargs="*", default=["--preset", "mario-quick"])
+    options = parser.parse_args()
+    if options.pairs < 2:
+        parser.error(f"--pairs must be at least 2, got {options.pairs}: one has no interval")
+    print(f"[benchmark] {machine_line()}\n[benchmark] {' '.join(options.arguments)}", flush=True)
+    folder = Path(tempfile.mkdtemp(prefix="warpzone-page-"))
+    endless = ["--device", "cpu", "--total-env-steps", "100000000", "--control.log-period-s", "1"]
+    page = ["--dashboard", "--dashboard.port", "0"]
+    settings = [*options.arguments, *endless, *UNDISTURBED, *page]
+    run = RealRun(folder / "run", settings=settings)
+    run.start()
+    with ExitStack() as stack:
+        stack.callback(run.kill)
+        run.wait_until(lambda: run.metrics().get("update", 0.0) > 0, "an update")
+        found = re.search(r"live page: (\S+)", run.output())
+        assert found is not None, run.output()
+        browser = stack.enter_context(chromium(folder)) if options.chromium else None
+        time.sleep(WARM_UP_S)
+        blocks: dict[bool, list[Block]] = {True: [], False: []}
+        for pair in range(options.pairs):
+            for is_open in (True, False) if pair % 2 == 0 else (False, True):
+                with ExitStack() as opened:
+                    if browser is not None:
+                        browser.open(found[1] if is_open else "about:blank")
+                    elif is_open:
+                        opened.enter_context(open_page(found[1]))
+                    blocks[is_open].append(measure(run, options.seconds))
+        run.stop()
+    print("| | shut | open | open / shut - 1 | 95 % interval |\n|---|---|---|---|---|")
+    opened, shut = blocks[True], blocks[False]
+    for name, field in (
+        (f"env steps/s (goal: above -{GOAL:.0%})", "steps_per_s"),
+        ("processor ms per env step", "cpu_ms_per_step"),
+    ):
+        print(
+            ratio_line(name, [getattr(b, field) for b in opened], [getattr(b, field) for b in shut])
+        )
+
+
+if __name__ == "__main__":
+    main()
