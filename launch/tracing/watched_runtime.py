@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -84,6 +84,9 @@ class WatchedRuntime:
         return self.book.metrics(self.now())
 
     # ------------------------------------------------------------------ the runtime
+
+    def pack(self, members: Mapping[str, Resources]) -> None:
+        self._runtime.pack(members)
 
     def start(
         self, name: str, role: str, factory: type, kwargs: dict[str, object], resources: Resources
