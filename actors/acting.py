@@ -15,7 +15,7 @@ import numpy as np
 
 from actors.collect_report import CollectReport, EpisodeRecord, end_reason
 from actors.live_view import LiveViews, ViewWish
-from actors.play_settings import PlaySettings
+from actors.play_settings import MAX_TEMPERATURE, PlaySettings
 from actors.player import Player
 from actors.prior.client import PendingPrior
 from actors.search import SearchClient, SearchOutput
@@ -27,7 +27,6 @@ from replay_service.segment import Segment, SegmentHeader
 from replay_service.targets import TargetConfig
 
 MAX_ENVS_PER_ACTOR = 1_024
-MAX_TEMPERATURE = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,12 +258,7 @@ class ActingLoop:
             "mix": prior,
             "add_noise": self._play.exploration,
             "env_steps": env_steps,
-            "temperature": self._play.temperature_or(
-                min(
-                    MAX_TEMPERATURE,
-                    self._config.temperature_at(env_steps) * self._play.exploration,
-                )
-            ),
+            "temperature": self._play.temperature_or(self._config.temperature_at(env_steps)),
             "n_simulations": self._play.n_simulations,
         }
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+MAX_TEMPERATURE = 10.0
+
 
 @dataclass(frozen=True, slots=True)
 class PlaySettings:
@@ -14,4 +16,7 @@ class PlaySettings:
     exploration: float = 1.0  # scales the scheduled temperature and the noise at roots
 
     def temperature_or(self, scheduled: float) -> float:
-        return scheduled if self.temperature is None else self.temperature
+        """The one that is asked for, else the scheduled one, scaled."""
+        if self.temperature is not None:
+            return self.temperature
+        return min(MAX_TEMPERATURE, scheduled * self.exploration)

@@ -86,7 +86,6 @@ class RunView:
         self._failed_at: dict[str, float | None] = {}  # the last time, by child
         self._checkpoints = CheckpointList(run_dir)
         self._stamps: dict[str, tuple[int, int]] = {}  # of files that are replaced, as last read
-        self.state = "starting"
         self._sections: dict[str, tuple[int, Section]] = {}
 
     def refresh(self) -> None:
@@ -149,18 +148,21 @@ class RunView:
         elif event.get("event") == "checkpoint":
             self._checkpoints.told(event)
 
+    @property
+    def state(self) -> str:
+        """Whether the run is alive: judged by its newest record, and by what is there at its end."""
+        if ended := _how_it_ended(self.run_dir):
+            return ended
+        if self._newest == 0.0:
+            return "starting"
+        return "running" if self._clock() - self._newest < SILENT_AFTER_S else "silent"
+
+    @property
+    def _newest(self) -> float:
+        return max(_number(r.get("timestamp")) or 0.0 for r in (self._latest, self._beat))
+
     def _status(self) -> Section:
-        """Whether the run is alive, judged by its newest record."""
-        newest = max(_number(r.get("timestamp")) or 0.0 for r in (self._latest, self._beat))
-        silent_s = self._clock() - newest
-        ended = _how_it_ended(self.run_dir)
-        if ended:
-            self.state = ended
-        elif newest == 0.0:
-            self.state = "starting"
-        else:
-            self.state = "running" if silent_s < SILENT_AFTER_S else "silent"
-        return {"run": self.run_dir.name, "state": self.state, "newest": newest or None}
+        return {"run": self.run_dir.name, "state": self.state, "newest": self._newest or None}
 
     def _curves(self) -> Section:
         stride = max(1, -(-len(self._rows) // MAX_POINTS))

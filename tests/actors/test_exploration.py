@@ -5,6 +5,7 @@ import numpy as np
 from actors.acting import ActingConfig, ActorIdentity
 from actors.env_actor import EnvActor
 from actors.envs.config import EnvConfig
+from actors.play_settings import PlaySettings
 from actors.player import PlayerConfig
 from actors.prior.config import PriorConfig
 from actors.search import SearchConfig
@@ -34,7 +35,7 @@ def played(exploration: float, *, temperature: float, fraction: float) -> np.nda
         seat=None,
     )
     try:
-        _, segments = actor.collect(60, 0, False, exploration)
+        _, segments = actor.collect(60, 0, None, PlaySettings(exploration=exploration))
     finally:
         actor.close()
     assert segments

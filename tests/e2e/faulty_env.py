@@ -47,6 +47,7 @@ class Plan:
                 break
             self._next += 1
             if self._claim(self._next - 1, kind):
+                self._next = len(self._plan)  # who goes on until it is replaced takes no other
                 FAULTS[kind]()
         self._log.write(b".")
 
