@@ -150,7 +150,7 @@ class RunView:
 
     @property
     def state(self) -> str:
-        """Whether the run is alive: judged by its newest record, and by what is there at its end."""
+        """Whether the run is alive, by its newest record and by what its end leaves."""
         if ended := _how_it_ended(self.run_dir):
             return ended
         if self._newest == 0.0:
