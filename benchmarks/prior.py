@@ -216,12 +216,17 @@ def parse_options(words: Sequence[str]) -> argparse.Namespace:
         "--demonstrations", type=int, help="solved games, default 60; in Mario episodes, default 2"
     )
     parser.add_argument("--adapter", type=Path, help="a warm start made before, for all seeds")
+    parser.add_argument(
+        "--also", type=Path, help="results.json of an earlier call with other seeds, for the table"
+    )
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "benchmarks" / "prior")
     parser.add_argument("extra", nargs="*", help="more settings for launch/train.py, after --")
     options = parser.parse_args(words)
     arms = WORLDS[options.world].arms
     if unknown := sorted(set(options.arms or ()) - set(arms)):
         parser.error(f"--arms: {unknown[0]!r} is not one of {', '.join(arms)}")
+    if options.also is not None and not options.also.is_file():
+        parser.error(f"--also: there is no file {options.also}")
     if options.adapter is not None and not options.adapter.is_dir():
         parser.error(f"--adapter: there is no folder {options.adapter}")
     if not 1 <= options.every <= options.env_steps:
@@ -235,7 +240,8 @@ def main() -> None:
     arms = [arm for arm in world.arms if arm == NONE or arm in (options.arms or world.arms)]
     folder = options.output / time.strftime(f"{options.world}-%Y%m%d-%H%M%S")
     folder.mkdir(parents=True)
-    results: dict[str, list[Curve]] = {arm: [] for arm in arms}
+    earlier = {} if options.also is None else json.loads(options.also.read_text())
+    results: dict[str, list[Curve]] = {arm: list(earlier.get(arm, [])) for arm in arms}
     for seed in options.seeds:
         if WARM in arms and options.adapter is None:
             make_warm_start(world, warm_start(seed, folder, options), seed, options)
