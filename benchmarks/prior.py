@@ -205,7 +205,7 @@ def parse_options(words: Sequence[str]) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--world", choices=WORLDS, required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--env-steps", type=int, default=4_000)
     parser.add_argument("--every", type=int, default=400, help="env steps between evaluations")
     parser.add_argument("--episodes", type=int, default=6, help="greedy episodes of an evaluation")
@@ -217,7 +217,11 @@ def parse_options(words: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--adapter", type=Path, help="a warm start made before, for all seeds")
     parser.add_argument(
-        "--also", type=Path, help="results.json of an earlier call with other seeds, for the table"
+        "--also",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="results.json of earlier calls with other seeds, for the table",
     )
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "benchmarks" / "prior")
     parser.add_argument("extra", nargs="*", help="more settings for launch/train.py, after --")
@@ -225,8 +229,8 @@ def parse_options(words: Sequence[str]) -> argparse.Namespace:
     arms = WORLDS[options.world].arms
     if unknown := sorted(set(options.arms or ()) - set(arms)):
         parser.error(f"--arms: {unknown[0]!r} is not one of {', '.join(arms)}")
-    if options.also is not None and not options.also.is_file():
-        parser.error(f"--also: there is no file {options.also}")
+    if missing := [path for path in options.also if not path.is_file()]:
+        parser.error(f"--also: there is no file {missing[0]}")
     if options.adapter is not None and not options.adapter.is_dir():
         parser.error(f"--adapter: there is no folder {options.adapter}")
     if not 1 <= options.every <= options.env_steps:
@@ -240,8 +244,8 @@ def main() -> None:
     arms = [arm for arm in world.arms if arm == NONE or arm in (options.arms or world.arms)]
     folder = options.output / time.strftime(f"{options.world}-%Y%m%d-%H%M%S")
     folder.mkdir(parents=True)
-    earlier = {} if options.also is None else json.loads(options.also.read_text())
-    results: dict[str, list[Curve]] = {arm: list(earlier.get(arm, [])) for arm in arms}
+    earlier = [json.loads(path.read_text()) for path in options.also]
+    results: dict[str, list[Curve]] = {arm: [c for e in earlier for c in e[arm]] for arm in arms}
     for seed in options.seeds:
         if WARM in arms and options.adapter is None:
             make_warm_start(world, warm_start(seed, folder, options), seed, options)
