@@ -108,7 +108,7 @@ def _worth(rollout: Rollout) -> tuple[bool, float]:
     return not rollout.is_lost, rollout.earned
 
 
-def _tried(game: Game, rng: np.random.Generator, start: bytes, held: int | None) -> Rollout:
+def _tried(game: Game, rng: np.random.Generator, start: object, held: int | None) -> Rollout:
     rollout = _roll_out(game, rng, held)
     game.load_state(start)
     return rollout
