@@ -114,13 +114,7 @@ def pretrain(
             "have; use sft"
         )
     config = replace(config, publish_every=NEVER, publish="adapter")
-    rows = usable_rows(demonstrations)
-    if not rows:
-        raise ValueError(
-            f"0 supervised tokens: none of {len(demonstrations.prompt)} demonstrations has a "
-            "state, at least two options, and an answer among them"
-        )
-    train, held_out = split(select(demonstrations, np.array(rows)), held_out_share, seed)
+    train, held_out = split(_usable(demonstrations), held_out_share, seed)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as work:
         learner = LanguageLearner(config, model, Path(work), seed=seed, prompt=prompt)
@@ -148,6 +142,16 @@ def pretrain(
         about.write(Path(adapter.path))
         Path(adapter.path).rename(output)
     return report
+
+
+def _usable(demonstrations: TextBatch) -> TextBatch:
+    rows = usable_rows(demonstrations)
+    if not rows:
+        raise ValueError(
+            f"0 supervised tokens: none of {len(demonstrations.prompt)} demonstrations has a "
+            "state, at least two options, and an answer among them"
+        )
+    return select(demonstrations, np.array(rows))
 
 
 def _train(
