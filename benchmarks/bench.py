@@ -70,7 +70,7 @@ BENCHMARKS = (
     Short("search_gpu", "--device cpu --roots 1 8 --width 128 --seconds 1"),
     Short("prior_engine", "--concurrent 1 --options 7 --seconds 1 --rounds 1"),
     Short("simulated_scale", "--actors 100 --seconds 20 --warm-up 10"),
-    Short("page_cost", "--pairs 1 --seconds 10 -- --preset cartpole"),
+    Short("page_cost", "--pairs 2 --seconds 10 -- --preset cartpole"),
     Short(
         "overlap",
         "--num-envs 4 --rollout 16 --seconds 20 --output runs/benchmarks/bench"

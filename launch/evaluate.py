@@ -16,6 +16,7 @@ Exit codes: 0 done, 2 bad input.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import sys
@@ -27,7 +28,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from actors.envs.config import EnvConfig, check_stages
@@ -37,6 +37,7 @@ from actors.player import Player
 from launch.config import ConfigError, fail
 from launch.control.metadata import library_versions
 from launch.monitoring.json_lines import to_json_value
+from launch.monitoring.work_progress import work_progress
 from launch.reports.evaluation import (
     SEED_STREAM,
     WAYS,
@@ -154,8 +155,8 @@ def play_all(
     players = {"no-ops": player, "sticky": _without_noops(player, env)}
     max_steps = options.max_steps or config.evaluation.max_steps
     played = []
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("episodes", total=len(starts) * len(WAYS))
+    ended = itertools.count(1)
+    with work_progress("[evaluate] episodes", len(starts) * len(WAYS), console) as progress:
         for way in WAYS:
             style = way.style(
                 temperature=options.temperature,
@@ -164,7 +165,9 @@ def play_all(
             )
             rng = np.random.default_rng([options.seed, SEED_STREAM, 2])
             who = EpisodePlayer(players[way.chance], max_steps=max_steps, rng=rng)
-            episodes = who.play(starts, style, done=lambda: progress.advance(task))
+            episodes = who.play(
+                starts, style, done=lambda label=way.label: progress.done(next(ended), label)
+            )
             played.append((way, starts, episodes))
     for game in {id(g): g for p in players.values() for g in p.games}.values():
         game.close()
