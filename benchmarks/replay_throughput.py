@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.replay_speed import make_segment, numbered
 from benchmarks.training_run import machine_line
 from launch.control.call_book import CallBook
-from launch.control.controller import ADDS_IN_FLIGHT_PER_ACTOR
+from launch.control.collecting import ADDS_IN_FLIGHT_PER_ACTOR
 from launch.control.pacing import COLLECTS_IN_FLIGHT
 from launch.control.ray_runtime import RayRuntime
 from launch.control.runtime import Child, Resources
