@@ -126,11 +126,13 @@ def _accompany(
             deadline = learned_from + seconds
         if watch is not None and watch(process.pid):
             break
-    if process.poll() is None:
+    has_ended = process.poll() is not None
+    if not has_ended:
         process.send_signal(signal.SIGINT)
     code = process.wait(timeout=STOP_LIMIT_S)
     if learned_from is None and code in (0, STOPPED_RESUMABLE):
-        raise RuntimeError(f"learning did not begin within {START_LIMIT_S:.0f} s; see {run_dir}")
+        when = "before the run ended" if has_ended else f"within {START_LIMIT_S:.0f} s"
+        raise RuntimeError(f"learning did not begin {when}; see {run_dir}")
     return code
 
 
