@@ -1,16 +1,18 @@
-"""How a run did stage by stage: in its last training episodes, and in evaluations."""
+"""How a run did stage by stage: in its last training episodes, in evaluations of its own, and in
+those of launch/evaluate.py. Cleared is what `actors.collect_report.is_clear` calls so.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from launch.reports.intervals import Estimate, mean_of, rate_of
+from actors.intervals import Estimate, mean_of, rate_of
 from launch.reports.run_record import Record, RunRecord, number
 
 RECENT = 100  # episodes of a stage
-CLEARED = ("flag", "won")  # ends of an episode
-# A game that never ends in one of these can't be won, as far as its episodes tell.
+# Training episodes of older runs say why they ended, and not whether they were won.
+CLEARED = ("flag", "won")
 GOAL_GAMES = ("WarpZone/Mario-v0", "WarpZone/TextWorld-v0", "WarpZone/Jericho-v0")
 
 
@@ -29,34 +31,45 @@ class StageRow:
 
 def training_rows(run: RunRecord) -> list[StageRow]:
     """The last RECENT training episodes of each stage, which explore."""
-    has_goal = run.settings.get("env.id") in GOAL_GAMES
+    is_goal_game = run.settings.get("env.id") in GOAL_GAMES
     by_stage: dict[str, list[Record]] = {}
     for event in run.events_of("episode_end"):
         has_figures = None not in (number(event.get("episode_return")), number(event.get("length")))
         if has_figures:
             by_stage.setdefault(str(event.get("level") or ""), []).append(event)
     return [
-        _training_row(stage, events[-RECENT:], has_goal)
+        _training_row(stage, events[-RECENT:], is_goal_game)
         for stage, events in sorted(by_stage.items())
     ]
 
 
-def _training_row(stage: str, events: Sequence[Record], has_goal: bool) -> StageRow:
+def _training_row(stage: str, events: Sequence[Record], is_goal_game: bool) -> StageRow:
     max_x = [x for event in events if (x := number(event.get("max_x"))) is not None]
-    n_cleared = sum(event.get("reason") in CLEARED for event in events)
+    told = [_is_clear(event, is_goal_game) for event in events]
+    clears = [is_clear for is_clear in told if is_clear is not None]
     return StageRow(
         what="training",
         stage=stage,
         n_episodes=len(events),
-        cleared=rate_of(n_cleared, len(events)) if has_goal else None,
+        cleared=rate_of(sum(clears), len(clears)) if clears else None,
         max_x=mean_of(max_x) if max_x else None,
         returns=mean_of([number(event["episode_return"]) or 0.0 for event in events]),
         lengths=mean_of([number(event["length"]) or 0.0 for event in events]),
     )
 
 
+def _is_clear(event: Record, is_goal_game: bool) -> bool | None:
+    """None in a game that can't be won."""
+    if "is_clear" not in event:
+        return event.get("reason") in CLEARED if is_goal_game else None
+    is_clear = event["is_clear"]
+    return is_clear if isinstance(is_clear, bool) else None
+
+
 def evaluation_rows(evaluation: Record) -> list[StageRow]:
-    """Of what launch/evaluate.py wrote; rows that lack a figure are left out."""
+    """Of what launch/evaluate.py wrote, or of an `evaluation` event; rows that lack a figure are
+    left out.
+    """
     rows = []
     found = evaluation.get("rows")
     for row in found if isinstance(found, list) else ():

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launch.reports.intervals import mean_of, rate_of
+from actors.intervals import mean_of, rate_of
 
 FINITE = st.floats(-1e6, 1e6, allow_nan=False)
 
