@@ -17,6 +17,7 @@ Exit codes: 0 done, 1 the files can't be written, 2 bad input, 130 interrupted.
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -26,7 +27,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from actors.envs.config import EnvConfig, check_stages
@@ -47,6 +47,7 @@ from actors.player import Player
 from launch.config import ConfigError, fail
 from launch.control.metadata import library_versions
 from launch.control.shutdown import EXIT_FAILED, EXIT_FINISHED, EXIT_INTERRUPTED
+from launch.monitoring.work_progress import work_progress
 from launch.reports.evaluation_file import check_folder, file_stem, folder_of, write
 from launch.saved_agent import SavedAgent, load_agent, make_saved_player
 
@@ -200,14 +201,15 @@ def play_all(
         chance: EpisodePlayer(each, max_steps=max_steps, rng=rng)
         for chance, each in players.items()
     }
-    n_games = len(player.games)
+    n_games, ended = len(player.games), itertools.count(1)
     try:
-        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-            task = progress.add_task("episodes", total=len(starts) * len(WAYS))
+        with work_progress("[evaluate] episodes", len(starts) * len(WAYS), console) as progress:
             for first in range(0, len(starts), n_games):
                 part = starts[first : first + n_games]
                 episodes = {
-                    way: who[way.chance].play(part, style, done=lambda: progress.advance(task))
+                    way: who[way.chance].play(
+                        part, style, done=lambda label=way.label: progress.done(next(ended), label)
+                    )
                     for way, style in styles.items()
                 }
                 rounds.append(Round(part, episodes))

@@ -48,7 +48,9 @@ def test_four_ways_with_intervals_as_json_and_picture(finished_run: Path, tmp_pa
     by_way = [[e["seed"] for e in found["episodes"][i : i + 3]] for i in range(0, 12, 3)]
     assert by_way[0] == by_way[1] == by_way[2] == by_way[3], "all ways play the same starts"
     assert found["env_steps"] >= 160 and found["simulations"] == 4
-    assert "greedy" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "[evaluate] episodes: 3 of 12, greedy, no-ops\n" in out
+    assert "[evaluate] episodes: 12 of 12, sampled, sticky\n" in out
     page = (Path(__file__).resolve().parents[2] / "docs" / "reports.md").read_text()
     for key in {*found, *found["rows"][0], *found["episodes"][0]}:
         assert f"`{key}`" in page, f"docs/reports.md does not say what {key} is"
