@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
+import pty
+import select
+import struct
+import subprocess
+import sys
+import termios
+import time
 from pathlib import Path
 
 import imageio.v2 as imageio
 import pytest
 
 from launch import play
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "gif"])
@@ -48,3 +60,65 @@ def test_what_is_no_run_is_refused(tmp_path, capsys) -> None:
         play.main([str(tmp_path), "--out", str(tmp_path / "film.gif")])
     assert caught.value.code == 2
     assert "neither a run with a usable checkpoint" in capsys.readouterr().err
+
+
+class Terminal:
+    """launch/play.py in a pseudo-terminal, as a process of its own, and what it shows there."""
+
+    def __init__(self, *words: str) -> None:
+        self.ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 110, 0, 0))
+        self.before = termios.tcgetattr(theirs)
+        self.process = subprocess.Popen(
+            [sys.executable, "launch/play.py", *words],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(theirs, termios.TIOCSCTTY, 0),
+        )
+        self._theirs = theirs
+        self.shown = ""
+
+    def read_until(self, words: str, limit_s: float = 120.0) -> None:
+        deadline = time.monotonic() + limit_s
+        while words not in self.shown:
+            assert time.monotonic() < deadline, f"no {words!r} in:\n{self.shown[-3000:]}"
+            if select.select([self.ours], [], [], 0.5)[0]:
+                self.shown += os.read(self.ours, 1 << 16).decode(errors="replace")
+
+    def press(self, keys: bytes) -> None:
+        os.write(self.ours, keys)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        os.close(self.ours)
+        os.close(self._theirs)
+
+
+def test_a_person_plays_and_then_watches_in_a_terminal(finished_run: Path) -> None:
+    words = [str(finished_run), "--person", "--max-steps", "4", "--simulations", "3", "--fps", "0"]
+    with contextlib.closing(Terminal(*words)) as terminal:
+        terminal.read_until("q gives up")
+        assert "1/left action 0, 2/right action 1" in terminal.shown
+        assert "step 0, return 0.0" in terminal.shown and "\u2580" in terminal.shown, "a picture"
+        terminal.press(b"1x2q")
+        terminal.read_until("[play] agent: return 4.00 in 4 steps, ended by timeout")
+        assert "[play] you: return 2.00 in 2 steps, ended by given up" in terminal.shown
+        agent = terminal.shown[terminal.shown.rindex("q gives up") :]
+        assert "search" in agent and "policy" in agent and "value" in agent
+        assert terminal.process.wait(timeout=30) == 0
+
+
+def test_ctrl_c_gives_the_terminal_back(finished_run: Path) -> None:
+    with contextlib.closing(Terminal(str(finished_run), "--person")) as terminal:
+        terminal.read_until("q gives up")
+        assert termios.tcgetattr(terminal.ours) != terminal.before
+        terminal.press(b"\x03")
+        assert terminal.process.wait(timeout=30) == 130
+        assert termios.tcgetattr(terminal.ours) == terminal.before
+        assert "Traceback" not in terminal.shown
