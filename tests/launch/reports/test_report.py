@@ -105,6 +105,8 @@ def test_every_run_leaves_a_report_that_needs_nothing_beside_it(finished_run: Pa
     written = re.sub(r"http-equiv|base64,[^\"]+", "", text)
     assert "http" not in written, "nothing is fetched from anywhere"
     assert "learning_rate" in text and "torch" in text, "settings and versions"
+    assert "The last evaluation of the run itself, after " in text
+    assert len(read_run(finished_run).events_of("started")) == 1
     assert not list(finished_run.glob(".report*"))
 
 
