@@ -210,6 +210,20 @@ def test_waits_are_means_over_time_and_a_pause_counts_little(run: WrittenRun):
     assert sample.percent == pytest.approx(50.0 * 30 / 80), "a pause counts five windows"
 
 
+def test_what_a_process_did_before_its_first_record_makes_no_more_than_a_whole(run: WrittenRun):
+    for step in (0, 10, 20, 30):
+        started = {"time_percent/prior_engine/start": 240.0} if step == 20 else {}
+        run.metrics(
+            step, **started, **{"time_percent/replay/start": 60.0, "time_percent/replay/add": 90.0}
+        )
+    waits = waits_of(read_run(run.path))
+    assert [share.percent for share in waits["prior_engine"]] == [80.0]
+    assert [share.percent for share in waits["replay"]] == [
+        pytest.approx(60.0),
+        pytest.approx(40.0),
+    ]
+
+
 def test_the_limiter_has_what_others_leave(run: WrittenRun):
     """What is logged for it is cut off at 0 in each window."""
     for step in (0, 10, 20):
