@@ -55,11 +55,11 @@ def one_run(run: RunRecord, page_folder: Path) -> str:
         ),
         sections.card("Stages", sections.stages(run), is_wide=True),
         sections.card("Videos", videos(run, page_folder)),
-        sections.card("Who waits for whom", sections.waits(run)),
+        sections.card("Who waits for whom", sections.waits(run), kind="tall"),
+        sections.card("Versions", sections.versions(run), kind="late"),
+        sections.card("Settings", sections.settings(run), kind="late"),
         sections.card("Replay", sections.curves(run, sections.REPLAY_CURVES), is_wide=True),
         sections.card("Incidents", sections.incidents(run), is_wide=True),
-        sections.card("Settings", sections.settings(run)),
-        sections.card("Versions", sections.versions(run)),
     )
     head = f"<header>{_title(run.name, run)}<p>{_about(run)}</p></header>{sections.tiles(run)}"
     return _page(run.name, head, "".join(parts))

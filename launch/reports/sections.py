@@ -88,11 +88,14 @@ TILES = (
 )
 
 
-def card(title: str, *parts: str, is_wide: bool = False) -> str:
-    """A section; "" if there is nothing in it."""
+def card(title: str, *parts: str, is_wide: bool = False, kind: str = "") -> str:
+    """A section; "" if there is nothing in it.
+
+    kind: tall for one beside which others stand, late for one that comes last in a narrow window
+    """
     body = "".join(parts)
-    wide = " wide" if is_wide else ""
-    return f'<section class="card{wide}"><h2>{escape(title)}</h2>{body}</section>' if body else ""
+    kinds = " ".join(["card", *["wide"] * is_wide, *[kind] * bool(kind)])
+    return f'<section class="{kinds}"><h2>{escape(title)}</h2>{body}</section>' if body else ""
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], n_texts: int = 1) -> str:

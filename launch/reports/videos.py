@@ -57,6 +57,6 @@ def _video(
         return f'<figure><a href="{link}">{caption}</a></figure>'
     source = f"data:video/mp4;base64,{base64.b64encode(data).decode()}"
     return (
-        f'<figure><video controls loop muted playsinline preload="metadata" src="{source}">'
+        f'<figure><video controls loop muted playsinline preload="auto" src="{source}">'
         f"</video><figcaption>{caption}</figcaption></figure>"
     )
