@@ -11,7 +11,7 @@ from actors.intervals import Estimate
 from launch.reports.charts import N_COLOURS, draw_chart, line_of, mean_line, short
 from launch.reports.groups import Group, differing_settings
 from launch.reports.run_record import Record, RunRecord, as_text, number
-from launch.reports.stages import StageRow, evaluation_rows, training_rows
+from launch.reports.stages import StageRow, evaluation_rows, own_rows, training_rows
 from launch.reports.waits import waits_of
 
 # Title, unit, and what is drawn: metric by label.
@@ -193,14 +193,14 @@ def waits(run: RunRecord) -> str:
 def stages(run: RunRecord) -> str:
     """Training and evaluations, stage by stage."""
     trained, evaluated = training_rows(run), evaluation_rows(run.evaluation)
-    own = next((e for e in reversed(run.events_of("evaluation")) if evaluation_rows(e)), {})
+    own = next((e for e in reversed(run.events_of("evaluation")) if own_rows(e)), {})
     parts = []
     if trained:
         parts.append('<p class="quiet">The last 100 training episodes of each stage; they explore.')
         parts.append("</p>" + _stage_table(trained))
     if own:
         parts.append(f'<p class="quiet">The last evaluation of the run itself{_after(own)}.</p>')
-        parts.append(_stage_table(evaluation_rows(own)))
+        parts.append(_stage_table(own_rows(own)))
     if evaluated:
         at = _after(run.evaluation)
         parts.append(f'<p class="quiet">launch/evaluate.py on the checkpoint{at}.</p>')

@@ -7,7 +7,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from actors.episodes import Episode
+from actors.evaluation_rows import OWN_WAY, row_record, rows_of
 from actors.intervals import Estimate, mean_of, rate_of
+from launch.monitoring.json_lines import JsonValue, to_json_value
 from launch.reports.run_record import Record, RunRecord, number
 
 RECENT = 100  # episodes of a stage
@@ -66,10 +69,39 @@ def _is_clear(event: Record, is_goal_game: bool) -> bool | None:
     return is_clear if isinstance(is_clear, bool) else None
 
 
+def own_rows(event: Record) -> list[StageRow]:
+    """Of an `evaluation` event; in older runs it has episodes, of which rows can be made."""
+    return evaluation_rows(event if "rows" in event else {"rows": _rows_of_lists(event)})
+
+
+def _rows_of_lists(event: Record) -> list[JsonValue]:
+    levels, returns, lengths = (event.get(name) for name in ("levels", "returns", "lengths"))
+    if not isinstance(levels, list) or not levels:
+        return []
+    columns = [returns, lengths, event.get("max_x"), event.get("clears")]
+    # Games without a goal, or without an x, have empty lists.
+    nothing: list[JsonValue] = [None] * len(levels)
+    full = [c if isinstance(c, list) and len(c) == len(levels) else nothing for c in columns]
+    episodes = []
+    for level, gained, length, max_x, is_clear in zip(levels, *full, strict=True):
+        figures = number(gained), number(length), number(max_x)
+        if figures[0] is None or figures[1] is None:
+            return []
+        episodes.append(
+            Episode(
+                [],
+                level=str(level),
+                total_reward=figures[0],
+                length=int(figures[1]),
+                max_x=None if figures[2] is None else int(figures[2]),
+                is_clear=is_clear if isinstance(is_clear, bool) else None,
+            )
+        )
+    return [to_json_value(row_record(row)) for row in rows_of(OWN_WAY, episodes)]
+
+
 def evaluation_rows(evaluation: Record) -> list[StageRow]:
-    """Of what launch/evaluate.py wrote, or of an `evaluation` event; rows that lack a figure are
-    left out.
-    """
+    """Of what launch/evaluate.py wrote; rows that lack a figure are left out."""
     rows = []
     found = evaluation.get("rows")
     for row in found if isinstance(found, list) else ():

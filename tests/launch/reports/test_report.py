@@ -36,7 +36,7 @@ from launch.reports.sections import (
     REPLAY_CURVES,
     TILES,
 )
-from launch.reports.stages import training_rows
+from launch.reports.stages import own_rows, training_rows
 from launch.reports.waits import waits_of
 
 VOID = {"meta", "br", "wbr"}
@@ -200,6 +200,22 @@ def test_the_newest_evaluation_of_the_run_itself_is_a_table(run: WrittenRun):
     assert "25%" in text and ">500 " in text and ">40 " not in text
 
 
+def test_an_older_evaluation_has_its_episodes_for_rows(run: WrittenRun):
+    figures = {"returns": [1.0, 3.0, 2.0], "lengths": [4, 6, 5], "max_x": [40, 60, 50]}
+    levels, clears = ["1-1", "1-1", "1-2"], [True, False, False]
+    event = {"event": "evaluation", "env_steps": 9, "levels": levels, "clears": clears, **figures}
+    first, second, every = own_rows(event)
+    assert (first.stage, first.n_episodes, first.cleared.value) == ("1-1", 2, 0.5)
+    assert (first.max_x.value, first.returns.value, first.lengths.value) == (50.0, 2.0, 5.0)
+    assert (second.stage, every.stage, every.n_episodes) == ("1-2", "all", 3)
+    run.append("events.jsonl", **event)
+    assert "The last evaluation of the run itself, after 9 env steps." in run.text()
+    no_goal, _ = own_rows({**event, "levels": ["", "", "x"], "clears": [], "max_x": []})[:2]
+    assert no_goal.cleared is None and no_goal.max_x is None
+    for damage in ({"returns": [1.0]}, {"levels": 3}, {"lengths": [1, None, 2]}, {"rows": []}):
+        assert own_rows({**event, **damage}) == []
+
+
 def test_waits_are_means_over_time_and_a_pause_counts_little(run: WrittenRun):
     name = "wait_percent/learner/sample"
     for step, percent in ((0, 99.0), (10, 50.0), (20, 50.0), (30, 50.0), (10_030, 0.0)):
@@ -295,7 +311,8 @@ JSON = st.recursive(
     max_leaves=6,
 )
 NAMES = """global_step timestamp update avg_return wait_percent/learner/sample time_percent/x/y
-    event level episode_return length max_x reason returns env_steps accepted loss_total"""
+    event level episode_return length max_x reason returns env_steps accepted loss_total
+    levels lengths clears rows is_clear versions"""
 KEYS = st.sampled_from(re.findall(r"\S+", NAMES))
 
 
