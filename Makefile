@@ -2,7 +2,8 @@
 # make test  [ARGS="tests/..."]  set up if needed, then run the tests
 # make chaos [ARGS="--seed 7"]   kill processes of a small run for ten minutes
 # make two-hosts                 `ray up` on two hosts of namespaces, a run, a loss (root; minutes)
-# make bench [ARGS="--only ..."] run the benchmarks' short forms and refresh docs/benchmarks.md
+# make bench [ARGS="--only ..."] run our benchmarks' short forms, with ARGS=--peers the comparisons
+#                                with other systems too, and refresh docs/benchmarks.md
 # make setup | lint | lock       PYTHON=... names the Python 3.11 to use
 # EXTRAS=text before any of these adds what text games need, EXTRAS=trackers W&B and MLflow
 

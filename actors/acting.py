@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from actors.collect_report import CollectReport, EpisodeRecord, end_reason
+from actors.collect_report import CollectReport, EpisodeRecord, end_reason, is_clear
 from actors.live_view import LiveViews, ViewWish
 from actors.play_settings import MAX_TEMPERATURE, PlaySettings
 from actors.player import Player
@@ -312,6 +312,7 @@ class ActingLoop:
             length=int(self._episode_length[env_id]),
             end_reason=end_reason(info, terminated),
             max_x=self._max_x[env_id] if "max_x" in info else None,
+            is_clear=is_clear(info, terminated),
         )
         self._builders[env_id].start_episode(game.reset())
         self._views.ended(env_id)

@@ -28,6 +28,7 @@ class EpisodeRecord:
     length: int  # env steps
     end_reason: str  # see `end_reason`
     max_x: int | None  # Mario's progress in pixels, None elsewhere
+    is_clear: bool | None = None  # see `is_clear`
 
 
 @dataclass(slots=True)

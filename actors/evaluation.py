@@ -1,4 +1,4 @@
-"""Greedy episodes with search and without exploration, and the video of one of them."""
+"""Greedy episodes from seeded starts, without exploration, and the video of one of them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from actors.episodes import Episode, EpisodePlayer, Mode, Moment, PlayStyle, Start, Watch
+from actors.evaluation_rows import OWN_WAY, Row, rows_of
 from actors.player import Player
 from actors.video_file import VideoFile
 from learner.weights import NO_VERSION, WeightSource
@@ -62,6 +63,7 @@ class EvaluationReport:
     modes: Mapping[Mode, ModeReport] = field(default_factory=dict)  # from the same seeds
     levels: tuple[str, ...] = ()  # stage of each episode
     clears: tuple[bool, ...] = ()  # whether each was won; empty in a game that can't be
+    rows: tuple[Row, ...] = ()  # stage by stage, as launch/evaluate.py makes them
 
     @property
     def mean_return(self) -> float:
@@ -79,7 +81,7 @@ class EvaluationLoop:
         config: EvaluationConfig,
         rng: np.random.Generator | None = None,
     ) -> None:
-        """rng: draws the seeds of episodes that are played in several modes"""
+        """rng: draws the seeds of all starts"""
         self._rng = rng or np.random.default_rng(0)
         self._player = player
         self._episodes = EpisodePlayer(player, max_steps=config.max_steps, rng=self._rng)
@@ -97,9 +99,8 @@ class EvaluationLoop:
         self._weight_version = self._player.pull_weights(self._weight_source, self._weight_version)
         has_prior = self._player.prior is not None
         n_again = min(self._config.prior_episodes, n_episodes) if has_prior else 0
-        # Without a comparison the games go on from one episode to the next.
-        seeds = self._rng.integers(2**31 - 1, size=n_episodes).tolist() if n_again else None
-        starts = [Start(None if seeds is None else seeds[i]) for i in range(n_episodes)]
+        seeds = self._rng.integers(2**31 - 1, size=n_episodes).tolist()
+        starts = [Start(seed) for seed in seeds]
         recording = VideoFile() if video and self._config.video else None
         episodes = self._episodes.play(
             starts, PlayStyle(), watch=None if recording is None else _recorder(recording)
@@ -117,6 +118,7 @@ class EvaluationLoop:
             modes=modes,
             levels=tuple(e.level for e in episodes),
             clears=tuple(e.is_clear for e in episodes if e.is_clear is not None),
+            rows=tuple(rows_of(OWN_WAY, episodes)),
         )
 
     def _compare(self, both: Sequence[Episode], starts: Sequence[Start]) -> dict[Mode, ModeReport]:

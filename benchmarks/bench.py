@@ -1,14 +1,16 @@
-"""Every benchmark in its short form, and docs/benchmarks.md brought up to date with the output.
+"""The benchmarks in their short forms, and docs/benchmarks.md brought up to date with the output.
 
-    make bench                                            # all, about half an hour on 2 cores
+    make bench                                        # ours alone, about half an hour on 2 cores
     make bench ARGS="--only env_speed search_speed"
-    make bench ARGS="--peers"                             # those too that install other systems
+    make bench ARGS="--peers"                         # with those that install other systems
 
 A short form says whether a benchmark still runs and about what it prints; the tables that docs
 quote come from the full ones. Only the part of the page between two markers is written, an entry
 for each benchmark that ran, with its command, machine, commit and date; all else stays as it is.
+Whatever a benchmark has started ends with it, by Ctrl-C too.
 
-Exit codes: 0 all ran, 1 one failed or took too long (its old entry stays), 2 bad input.
+Exit codes: 0 all ran, 1 one failed or took too long (its old entry stays), 2 bad input, 130
+interrupted.
 """
 
 from __future__ import annotations
@@ -16,17 +18,21 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.training_run import ROOT, machine_line, python_path
+from launch.control.descendants import descendants, end_all
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 BEGIN = "<!-- make bench: begin. Everything up to the end mark is written by `make bench`. -->"
@@ -36,6 +42,7 @@ HEAD = """## Short forms
 What `make bench` printed last: short runs that show whether each benchmark still works and about
 what to expect. For comparisons take the tables above, which come from the full commands."""
 LIMIT_S = 900.0  # of one short form
+LOOK_S = 5.0  # between looks at what it has started, which cost about 10 ms each
 MOST_LINES = 60  # kept of what one prints
 OUTPUT = "runs/benchmarks/bench"
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -69,7 +76,7 @@ BENCHMARKS = (
     ),
     Short("search_gpu", "--device cpu --roots 1 8 --width 128 --seconds 1"),
     Short("prior_engine", "--concurrent 1 --options 7 --seconds 1 --rounds 1"),
-    Short("simulated_scale", "--actors 100 --seconds 20 --warm-up 10"),
+    Short("simulated_scale", "--actors 100 --seconds 180 --warm-up 60"),
     Short("page_cost", "--pairs 2 --seconds 10 -- --preset cartpole"),
     Short(
         "overlap",
@@ -113,6 +120,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: {page}: {error}\n")
         return 2
     chosen = [b for b in BENCHMARKS if _is_wanted(b, options)]
+    try:
+        failed = run_all(chosen, page)
+    except KeyboardInterrupt:
+        say("interrupted; what had ended by then is in the page")
+        return 130
+    if failed:
+        say(f"failed: {', '.join(failed)}; their old entries stay")
+    say(f"{len(chosen) - len(failed)} of {len(chosen)} are in {page}")
+    return 1 if failed else 0
+
+
+def run_all(chosen: Sequence[Short], page: Path) -> list[str]:
+    """One after another, each into the page; the names of those that failed."""
     failed = []
     for number, benchmark in enumerate(chosen, 1):
         say(f"{number}/{len(chosen)} {benchmark.command}")
@@ -121,10 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             failed.append(benchmark.name)
             continue
         _write(page, refreshed(page.read_text(), {benchmark.name: entry}))
-    if failed:
-        say(f"failed: {', '.join(failed)}; their old entries stay")
-    say(f"{len(chosen) - len(failed)} of {len(chosen)} are in {page}")
-    return 1 if failed else 0
+    return failed
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -164,29 +181,35 @@ def measured(benchmark: Short, limit_s: float = LIMIT_S) -> str | None:
 
 
 def _run(benchmark: Short, limit_s: float) -> tuple[int | None, str]:
-    """Exit code, None after `limit_s`, and output. Nothing of its process group survives."""
-    words = benchmark.words.split()
-    process = subprocess.Popen(
-        [sys.executable, f"benchmarks/{benchmark.name}.py", *words],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": python_path(), "COLUMNS": "118", "TERM": "dumb"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    )
-    try:
-        output, _ = process.communicate(timeout=limit_s)
-        return process.returncode, output
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        return None, process.communicate()[0]
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+    """Exit code, None after `limit_s`, and output. Nothing that it started survives, in whatever
+    session: a run makes one of its own.
+    """
+    started: set[psutil.Process] = set()
+    deadline = time.monotonic() + limit_s
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(
+            [sys.executable, f"benchmarks/{benchmark.name}.py", *benchmark.words.split()],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": python_path(), "COLUMNS": "118", "TERM": "dumb"},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            while process.poll() is None and time.monotonic() < deadline:
+                # While it lives: what it leaves behind can't be told from others.
+                started |= descendants(process.pid)
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(min(LOOK_S, limit_s))
+            code = process.poll()
+        finally:
+            started |= descendants(process.pid)
+            process.kill()  # nothing happens if it has ended
+            end_all(started, grace_s=0.0)
             process.wait()
+        output.seek(0)
+        return code, output.read().decode(errors="replace")
 
 
 def refreshed(page: str, entries: Mapping[str, str]) -> str:

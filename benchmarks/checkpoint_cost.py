@@ -13,6 +13,7 @@ import argparse
 import hashlib
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 
@@ -48,13 +49,17 @@ def new_bytes(folder: Path) -> tuple[int, float]:
     return sum(path.stat().st_size for path in files), perf_counter() - start
 
 
-def main() -> None:
+def parse_options(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--positions", type=int, default=100_000)
     parser.add_argument("--folder", type=Path, help="on the disk to measure; default: temporary")
-    options = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    options = parse_options(sys.argv[1:])
     torch.set_num_threads(1)
     config = ReplayConfig(capacity_mb=1.3 * options.positions * 4_300 / 1e6, min_positions=1)
     replay = Replay(config, TARGETS, SPEC, 0)

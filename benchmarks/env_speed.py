@@ -15,7 +15,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import gymnasium
@@ -79,10 +79,14 @@ def _commit() -> str:
     return asked.stdout.strip() or "unknown"
 
 
-def main() -> None:
+def parse_options(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seconds", type=float, default=1.5, help="CPU time per measurement")
-    seconds = parser.parse_args().seconds
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    seconds = parse_options(sys.argv[1:]).seconds
     out = sys.stdout.write
     native = any(nes_py_folder().glob("_native*"))
     out(f"{_machine()}, Python {platform.python_version()}, numpy {np.__version__}, ")

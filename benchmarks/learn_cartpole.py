@@ -19,6 +19,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -164,7 +165,7 @@ def table(curves: dict[int, list[Point]]) -> str:
     return "\n".join(rows)
 
 
-def main() -> None:
+def parse_options(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -173,7 +174,11 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1_000, help="env steps between checkpoints")
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "benchmarks" / "cartpole")
     parser.add_argument("extra", nargs="*", help="more settings for launch/train.py, after --")
-    options = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    options = parse_options(sys.argv[1:])
     folder = options.output / time.strftime("%Y%m%d-%H%M%S")
     folder.mkdir(parents=True)
     curves = {seed: measure(folder / f"seed-{seed}", seed, options) for seed in options.seeds}

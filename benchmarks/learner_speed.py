@@ -13,7 +13,9 @@ import os
 import platform
 import statistics
 import subprocess
+import sys
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -79,11 +81,15 @@ def update_times_s(
     return times
 
 
-def main() -> None:
+def parse_options(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu", help="torch device")
     parser.add_argument("--seconds", type=float, default=8.0, help="time for each row")
-    options = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    options = parse_options(sys.argv[1:])
     torch.set_num_threads(1)
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False

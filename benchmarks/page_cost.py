@@ -113,7 +113,7 @@ def ratio_line(name: str, opened: Sequence[float], shut: Sequence[float]) -> str
     )
 
 
-def main() -> None:
+def parse_options(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -121,9 +121,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0, help="of a block")
     parser.add_argument("--chromium", action="store_true", help="open it in a browser here")
     parser.add_argument("arguments", nargs="*", default=["--preset", "mario-quick"])
-    options = parser.parse_args()
+    options = parser.parse_args(words)
     if options.pairs < 2:
         parser.error(f"--pairs must be at least 2, got {options.pairs}: one has no interval")
+    return options
+
+
+def main() -> None:
+    options = parse_options(sys.argv[1:])
     print(f"[benchmark] {machine_line()}\n[benchmark] {' '.join(options.arguments)}", flush=True)
     folder = Path(tempfile.mkdtemp(prefix="warpzone-page-"))
     endless = ["--device", "cpu", "--total-env-steps", "100000000", "--control.log-period-s", "1"]

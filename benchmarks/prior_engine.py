@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 MOST_OPTIONS = 64
 
 
-def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+def parse_options(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -39,7 +39,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=3.0, help="a cell, in each round")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--kv-cache-mb", type=int, default=512)
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(words)
     if not all(2 <= n <= MOST_OPTIONS for n in options.options):
         parser.error(f"--options must lie in 2..{MOST_OPTIONS}, got {options.options}")
     return options
@@ -53,7 +53,7 @@ def main() -> None:
     from benchmarks.training_run import machine_line
     from learner.language.tiny_llm import ensure_tiny_llm
 
-    options = parse()
+    options = parse_options(sys.argv[1:])
     device = "cuda" if torch.cuda.is_available() else "cpu"
     os.environ.update(engine_env(device))
     from benchmarks.engine_contest import hold, make_half_billion

@@ -109,7 +109,7 @@ def _row(figures: dict[str, dict[str, Figures]], name: str) -> list[Figures]:
     return [cell[name] for cell in figures.values()]
 
 
-def main() -> None:
+def parse_options(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -119,9 +119,14 @@ def main() -> None:
     parser.add_argument("--peers", nargs="*", choices=known, default=known)
     parser.add_argument("--torch-device", choices=("cpu", "cuda"))
     parser.add_argument("--rounds", type=int, default=15, help=f"per cell, {MIN_ROUNDS} or more")
-    options = parser.parse_args()
+    options = parser.parse_args(words)
     if options.rounds < MIN_ROUNDS:
         parser.error(f"--rounds must be at least {MIN_ROUNDS}, got {options.rounds}")
+    return options
+
+
+def main() -> None:
+    options = parse_options(sys.argv[1:])
     print(f"[benchmark] {machine_line()}; one of them used", flush=True)
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     torch.set_num_threads(1)

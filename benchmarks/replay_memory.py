@@ -20,6 +20,7 @@ import argparse
 import multiprocessing
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -186,14 +187,18 @@ def soak(seconds: float) -> None:
     )
 
 
-def main() -> None:
+def parse_options(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--fill-mb", type=float, default=400.0)
     parser.add_argument("--segments", type=int, nargs="+", default=[20, 40, 100, 400])
     parser.add_argument("--soak", type=float, default=0.0, metavar="SECONDS")
-    options = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    options = parse_options(sys.argv[1:])
     torch.set_num_threads(1)
     print(f"[benchmark] {machine_line()}", flush=True)
     if options.soak:

@@ -15,7 +15,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -120,11 +120,15 @@ def commit() -> str:
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
-def main() -> None:
+def parse_options(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--capacity-mb", type=float, default=200.0)
     parser.add_argument("--frame-stack", type=int, default=1)
-    args = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    args = parse_options(sys.argv[1:])
     torch.set_num_threads(1)
     versions = f"numpy {np.__version__}, torch {torch.__version__}, numba {numba.__version__}"
     sys.stdout.write(f"{platform.processor() or platform.machine()}, {versions}, {commit()}\n\n")

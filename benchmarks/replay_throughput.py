@@ -300,7 +300,7 @@ def overproduce(stage: Stage, seconds: float) -> tuple[str, float]:
     return row, spilled_mb
 
 
-def main() -> None:
+def parse_options(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -315,7 +315,11 @@ def main() -> None:
         default=ADDS_IN_FLIGHT_PER_ACTOR,
         help="per producer; the default is the controller's bound",
     )
-    options = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    options = parse_options(sys.argv[1:])
     print(f"[benchmark] {machine_line()}; segments of {segment_mb():.2f} MB", flush=True)
     runtime = RayRuntime(None, num_cpus=2, num_gpus=0)
     spilled_mb = 0.0

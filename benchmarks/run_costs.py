@@ -17,6 +17,7 @@ import argparse
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,13 +52,17 @@ def start(run: RealRun) -> Start:
     return Start(seconds["global_step"], seconds["update"])
 
 
-def main() -> None:
+def parse_options(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seconds", type=float, default=300.0)
     parser.add_argument("arguments", nargs="*", default=["--preset", "mario-quick"])
-    options = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    options = parse_options(sys.argv[1:])
     print(f"[benchmark] {machine_line()}\n[benchmark] {' '.join(options.arguments)}", flush=True)
     folder = Path(tempfile.mkdtemp(prefix="warpzone-costs-")) / "run"
     endless = ["--device", "cpu", "--total-env-steps", "100000000", "--control.log-period-s", "1"]

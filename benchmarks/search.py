@@ -21,6 +21,8 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -146,7 +148,7 @@ def print_table(results: dict[tuple[int, int], Result]) -> None:
     )
 
 
-def main() -> None:
+def parse_options(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -160,7 +162,11 @@ def main() -> None:
         "--same-layout", action="store_true", help="LightZero's matrices column by column, as ours"
     )
     parser.add_argument("--seconds", type=float, default=60.0, help="measuring time of each row")
-    options = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    options = parse_options(sys.argv[1:])
     core = min(os.sched_getaffinity(0)) if options.device == "cpu" else None
     if core is not None:
         os.sched_setaffinity(0, {core})

@@ -21,6 +21,8 @@ with random heads; how far off trained ones are is not said here.
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -122,12 +124,16 @@ def cell(steps: list[Deviations], where: str, what: str) -> str:
     return f"{max(p[0] for p in pairs):.1e}, {np.mean([p[1] for p in pairs]):.1e}"
 
 
-def main() -> None:
+def parse_options(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--width", type=int, default=128)
-    options = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    options = parse_options(sys.argv[1:])
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = comparable_model(N_ROOTS, N_SIMULATIONS, options.width)

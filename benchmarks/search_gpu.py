@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -96,7 +98,7 @@ def check_device(device: str) -> str:
     return device
 
 
-def main() -> None:
+def parse_options(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -104,7 +106,11 @@ def main() -> None:
     parser.add_argument("--roots", type=int, nargs="+", default=[1, 8, 64, 256])
     parser.add_argument("--width", type=int, default=768)
     parser.add_argument("--seconds", type=float, default=10.0, help="measuring time of each row")
-    options = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    options = parse_options(sys.argv[1:])
     device = check_device(options.device)
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -16,6 +16,8 @@ from __future__ import annotations
 import argparse
 import platform
 import statistics
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter, thread_time
 
@@ -112,10 +114,14 @@ def time_uncached(model: WorldModel, case: Case) -> float:
     return statistics.median(times)
 
 
-def main() -> None:
+def parse_options(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=1.0, help="measuring time of each case")
-    seconds = parser.parse_args().seconds
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    seconds = parse_options(sys.argv[1:]).seconds
     torch.set_num_threads(1)
     torch.manual_seed(0)
     print(f"{platform.machine()}, one thread, torch {torch.__version__}, A = {N_ACTIONS}")

@@ -1,5 +1,5 @@
 """Starts `launch/train.py` as users do and reads what the run writes; for the benchmarks of whole
-runs. One run at a time; it lives in a process group of its own that never outlasts the call.
+runs. One run at a time; it lives in a session of its own, and never outlasts the call.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from launch.control.descendants import descendants, end_all
 from launch.monitoring.json_lines import JsonLinesReader
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -95,7 +96,7 @@ def train(
         try:
             code = _accompany(process, run_dir, seconds, watch)
         finally:
-            _end_group(process)
+            _end(process)
     if code not in (0, STOPPED_RESUMABLE):
         raise RuntimeError(f"run failed with exit code {code}:\n{log_path.read_text()[-3000:]}")
     return JsonLinesReader(run_dir / "metrics.jsonl").read_new()
@@ -136,8 +137,10 @@ def _accompany(
     return code
 
 
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """Nothing of the run's group survives, whatever happened."""
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Nothing of the run survives, whatever happened and whatever sessions its parts made."""
     if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
+        below = descendants(process.pid)
+        process.kill()
+        end_all(below, grace_s=0.0)
         process.wait()

@@ -16,7 +16,7 @@ import importlib.util
 import os
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import perf_counter
 from types import ModuleType
 
@@ -143,14 +143,18 @@ def compare(
     return statistics.median(times[0][1:]), statistics.median(times[1][1:])
 
 
-def main() -> None:
+def parse_options(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--roots", type=int, nargs="+", default=[1, 8, 64, 256])
     parser.add_argument("--actions", type=int, nargs="+", default=[7, 18, 55])
     parser.add_argument("--seconds", type=float, default=8.0, help="per cell")
-    options = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    options = parse_options(sys.argv[1:])
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     module = load_lightzero()
     print(f"[benchmark] {machine_line()}; {N_SIMULATIONS} simulations, one core")

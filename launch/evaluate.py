@@ -7,22 +7,21 @@
 Every stage is played in four ways from the same seeds: moves greedy or sampled from the search's
 visit shares; starts with seeded no-ops (Mario's idle frames; other games draw their own start), or
 without them and with moves that stick. Rates have Wilson's interval, means that of a bootstrap,
-both 95 %. Writes evaluations/<checkpoint>.json and .png in the run directory. A run with a language
-model is played with it, by transformers in this process, unless --without-prior.
+both 95 %. Writes evaluations/<checkpoint>.json and .png in the run directory; options that are not
+the defaults become part of the name. A run with a language model is played with it, by transformers
+in this process, unless --without-prior. Ctrl-C writes what has been played by then.
 
-Exit codes: 0 done, 2 bad input.
+Exit codes: 0 done, 1 the files can't be written, 2 bad input, 130 interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import json
-import os
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,12 +32,7 @@ from rich.table import Table
 from actors.envs.config import EnvConfig, check_stages
 from actors.envs.game import Game, make_game
 from actors.episodes import Episode, EpisodePlayer, Start
-from actors.player import Player
-from launch.config import ConfigError, fail
-from launch.control.metadata import library_versions
-from launch.monitoring.json_lines import to_json_value
-from launch.monitoring.work_progress import work_progress
-from launch.reports.evaluation import (
+from actors.evaluation_rows import (
     SEED_STREAM,
     WAYS,
     Row,
@@ -48,39 +42,88 @@ from launch.reports.evaluation import (
     rows_of,
     starts_of,
 )
-from launch.reports.evaluation_picture import draw_evaluation
-from launch.reports.intervals import Estimate
+from actors.intervals import Estimate
+from actors.player import Player
+from launch.config import ConfigError, fail
+from launch.control.metadata import library_versions
+from launch.control.shutdown import EXIT_FAILED, EXIT_FINISHED, EXIT_INTERRUPTED
+from launch.monitoring.work_progress import work_progress
+from launch.reports.evaluation_file import check_folder, file_stem, folder_of, write
 from launch.saved_agent import SavedAgent, load_agent, make_saved_player
 
-EVALUATIONS_FOLDER = "evaluations"
 FORMAT = 1
 MAX_GAMES = 10  # played side by side
 MOST_EPISODES = 10_000
 TABLE_WIDTH = 116
 
 
+@dataclass(frozen=True, slots=True)
+class Round:
+    """A few starts, and what came of them in every way."""
+
+    starts: Sequence[Start]
+    episodes: Mapping[Way, Sequence[Episode]]
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """All starts, and what came of them in one way."""
+
+    way: Way
+    starts: Sequence[Start]
+    episodes: Sequence[Episode]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(sys.argv[1:] if arguments is None else arguments)
     torch.set_num_threads(1)
     console = Console()
+    rounds: list[Round] = []
+    started = time.perf_counter()
+    is_interrupted = False
     try:
         agent = load_agent(options.run)
-        folder = agent.run_dir / EVALUATIONS_FOLDER
+        folder = folder_of(agent)
         check_folder(folder)
-        started = time.perf_counter()
-        played = play_all(agent, options, console)
+        play_all(agent, options, console, rounds)
     except (ConfigError, ValueError) as error:
         fail(str(error))
-    rows = [row for way, _, episodes in played for row in rows_of(way, episodes)]
+    except KeyboardInterrupt:
+        if not rounds:
+            sys.stderr.write("interrupted before every way had episodes; nothing was written\n")
+            return EXIT_INTERRUPTED
+        is_interrupted = True
+    played = joined(rounds)
+    rows = [row for each in played for row in rows_of(each.way, each.episodes)]
     title = f"{agent.config.env.id}, {agent.env_steps:,} env steps"
-    print_table(rows, f"{title}, {options.episodes} episodes each", console)
+    ending = ", interrupted" if is_interrupted else ""
+    print_table(rows, f"{title}, {len(played[0].starts)} episodes in each way{ending}", console)
     content = describe(agent, options, played, rows, time.perf_counter() - started)
-    path = write(folder, agent, content, rows, title)
+    content["is_interrupted"] = is_interrupted
+    path = folder / f"{file_stem(agent.checkpoint.name, unusual(options))}.json"
+    try:
+        write(path, content, rows, title)
+    except OSError as error:
+        sys.stderr.write(f"error: {error}; the table above is what is left\n")
+        return EXIT_FAILED
     console.print(f"[evaluate] {path} and .png beside it", markup=False, soft_wrap=True)
-    return 0
+    return EXIT_INTERRUPTED if is_interrupted else EXIT_FINISHED
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    options = _parser().parse_args(arguments)
+    _check(options)
+    return options
+
+
+def unusual(options: argparse.Namespace) -> dict[str, object]:
+    """The options, by name, that are not the defaults."""
+    parser = _parser()
+    given = {name: value for name, value in vars(options).items() if name != "run"}
+    return {name: value for name, value in given.items() if value != parser.get_default(name)}
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="evaluate.py",
         description=__doc__,
@@ -107,9 +150,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the starts (default %(default)s)")
     parser.add_argument("--without-prior", action="store_true", help="search alone")
-    options = parser.parse_args(arguments)
-    _check(options)
-    return options
+    return parser
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -127,51 +168,69 @@ def _check(options: argparse.Namespace) -> None:
             fail(f"--{name.replace('_', '-')} must lie in [{low}, {high}], got {value}")
 
 
-def check_folder(folder: Path) -> None:
-    """Raises ConfigError if nothing can be written there, before anything is played."""
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"{folder} is a file where evaluations would be written; move it away")
-    if not os.access(folder if folder.exists() else folder.parent, os.W_OK):
-        raise ConfigError(f"{folder} can't be written; copy the run to where you may write")
-
-
 def play_all(
-    agent: SavedAgent, options: argparse.Namespace, console: Console
-) -> list[tuple[Way, list[Start], list[Episode]]]:
-    """All episodes of all ways. Raises ValueError where a setting can't be used."""
+    agent: SavedAgent, options: argparse.Namespace, console: Console, rounds: list[Round]
+) -> None:
+    """All episodes of all ways, which take turns: each adds to `rounds` what all have played of a
+    few starts. Raises ValueError where a setting can't be used.
+    """
     config = agent.config
     env = _with_stages(config.env, options.stages)
-    with_prior = agent.has_prior and not options.without_prior
     player = make_saved_player(
         agent,
         n_games=min(MAX_GAMES, options.episodes),
         seed=[options.seed, SEED_STREAM],
-        with_prior=with_prior,
+        with_prior=agent.has_prior and not options.without_prior,
         n_simulations=options.simulations,
         env=env,
     )
     stages = _stages(player.games[0], env, options.stages)
-    starts = starts_of(stages, options.episodes, options.seed)
-    players = {"no-ops": player, "sticky": _without_noops(player, env)}
+    starts = in_turn(starts_of(stages, options.episodes, options.seed), max(1, len(stages)))
+    players = {"no-ops": player, "sticky": without_noops(player, env)}
     max_steps = options.max_steps or config.evaluation.max_steps
-    played = []
-    ended = itertools.count(1)
-    with work_progress("[evaluate] episodes", len(starts) * len(WAYS), console) as progress:
-        for way in WAYS:
-            style = way.style(
-                temperature=options.temperature,
-                sticky=options.sticky,
-                is_gumbel=config.search.variant == "gumbel",
-            )
-            rng = np.random.default_rng([options.seed, SEED_STREAM, 2])
-            who = EpisodePlayer(players[way.chance], max_steps=max_steps, rng=rng)
-            episodes = who.play(
-                starts, style, done=lambda label=way.label: progress.done(next(ended), label)
-            )
-            played.append((way, starts, episodes))
-    for game in {id(g): g for p in players.values() for g in p.games}.values():
-        game.close()
-    return played
+    styles = {
+        way: way.style(
+            temperature=options.temperature,
+            sticky=options.sticky,
+            is_gumbel=config.search.variant == "gumbel",
+        )
+        for way in WAYS
+    }
+    rng = np.random.default_rng([options.seed, SEED_STREAM, 2])
+    who = {
+        chance: EpisodePlayer(each, max_steps=max_steps, rng=rng)
+        for chance, each in players.items()
+    }
+    n_games, ended = len(player.games), itertools.count(1)
+    try:
+        with work_progress("[evaluate] episodes", len(starts) * len(WAYS), console) as progress:
+            for first in range(0, len(starts), n_games):
+                part = starts[first : first + n_games]
+                episodes = {
+                    way: who[way.chance].play(
+                        part, style, done=lambda label=way.label: progress.done(next(ended), label)
+                    )
+                    for way, style in styles.items()
+                }
+                rounds.append(Round(part, episodes))
+    finally:
+        for game in {id(g): g for p in players.values() for g in p.games}.values():
+            game.close()
+
+
+def joined(rounds: Sequence[Round]) -> list[Played]:
+    """What each way has played in all of them."""
+    starts = [start for each in rounds for start in each.starts]
+    return [
+        Played(way, starts, [episode for each in rounds for episode in each.episodes[way]])
+        for way in WAYS
+    ]
+
+
+def in_turn(starts: Sequence[Start], n_stages: int) -> list[Start]:
+    """The first of every stage, then the second of every: a part of all is a part of each."""
+    n_each = len(starts) // n_stages
+    return [starts[stage * n_each + i] for i in range(n_each) for stage in range(n_stages)]
 
 
 def _with_stages(env: EnvConfig, stages: Sequence[str] | None) -> EnvConfig:
@@ -193,7 +252,7 @@ def _stages(game: Game, env: EnvConfig, asked: Sequence[str] | None) -> tuple[st
     return tuple(dict.fromkeys(asked))
 
 
-def _without_noops(player: Player, env: EnvConfig) -> Player:
+def without_noops(player: Player, env: EnvConfig) -> Player:
     """Chance comes from moves that stick alone there, as Machado et al. (2018) ask for."""
     if not env.is_mario or env.noop_max == 0:
         return player
@@ -232,7 +291,7 @@ def shown(estimate: Estimate, form: str) -> str:
 def describe(
     agent: SavedAgent,
     options: argparse.Namespace,
-    played: Sequence[tuple[Way, list[Start], list[Episode]]],
+    played: Sequence[Played],
     rows: Sequence[Row],
     seconds: float,
 ) -> dict[str, object]:
@@ -245,6 +304,7 @@ def describe(
         "env_steps": agent.env_steps,
         "weight_version": agent.weights.version,
         "n_episodes": options.episodes,
+        "stages": options.stages,
         "seed": options.seed,
         "simulations": options.simulations or agent.config.search.n_simulations,
         "temperature": options.temperature,
@@ -255,31 +315,11 @@ def describe(
         "versions": library_versions(),
         "rows": [row_record(row) for row in rows],
         "episodes": [
-            episode_record(way, start, episode)
-            for way, starts, episodes in played
-            for start, episode in zip(starts, episodes, strict=True)
+            episode_record(each.way, start, episode)
+            for each in played
+            for start, episode in zip(each.starts, each.episodes, strict=True)
         ],
     }
-
-
-def write(
-    folder: Path,
-    agent: SavedAgent,
-    content: dict[str, object],
-    rows: Sequence[Row],
-    title: str,
-) -> Path:
-    """JSON and picture; readers see the old files or the new ones, never half of one."""
-    folder.mkdir(exist_ok=True)
-    path = folder / f"{agent.checkpoint.name}.json"
-    text = json.dumps(to_json_value(content), indent=1, allow_nan=False)
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(text + "\n")
-    os.replace(temporary, path)
-    picture = folder / f".{agent.checkpoint.name}.png"
-    draw_evaluation(rows, title, picture)
-    os.replace(picture, folder / f"{agent.checkpoint.name}.png")
-    return path
 
 
 if __name__ == "__main__":

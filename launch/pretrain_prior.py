@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ import torch
 from actors.demonstrations import Planned, plan_episodes, solve_games
 from actors.envs.config import MARIO_ID, TEXTWORLD_ID
 from launch.config import Config, ConfigError, fail, parse
-from launch.monitoring.work_progress import work_progress
+from launch.monitoring.work_progress import LINES, work_progress
 from launch.recorded_play import recorded_play
 from learner.language.measurement import Measurement
 from learner.language.model_folder import resolve_model
@@ -38,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         model = resolve_model(config.prior.model)
         demonstrations = _demonstrations(options, config)
         torch.set_num_threads(1)
+        _say(f"{len(demonstrations.prompt):,} states; they are answered before and after ...")
         with work_progress("[prior] optimiser steps", options.optimizer_steps) as progress:
             report = pretrain(
                 demonstrations,
@@ -131,9 +132,10 @@ def _check(options: argparse.Namespace, config: Config) -> None:
 
 def _demonstrations(options: argparse.Namespace, config: Config) -> TextBatch:
     if options.source == "run":
-        return recorded_play(options.recorded, options.answers)
+        _say(f"reading the replay of {options.recorded} ...")
+        return recorded_play(options.recorded, options.answers, _teller("shards read"))
     if options.source == "textworld":
-        return solve_games(config.env.text)
+        return solve_games(config.env.text, _teller("games solved"))
     planned: list[Planned] = []
     with work_progress("[prior] planned episodes", options.episodes) as progress:
 
@@ -149,6 +151,16 @@ def _demonstrations(options: argparse.Namespace, config: Config) -> TextBatch:
             seed=config.seed,
             told=tell,
         )
+
+
+def _teller(what: str) -> Callable[[int, int], None]:
+    """Says now and then how many are done, of work whose amount is not known before it begins."""
+
+    def tell(n_done: int, n: int) -> None:
+        if n_done * LINES // n > (n_done - 1) * LINES // n:
+            _say(f"{what}: {n_done} of {n}")
+
+    return tell
 
 
 def _describe_episode(episode: Planned) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -15,11 +16,16 @@ from replay_service.snapshot import STATE_FILE
 from replay_service.targets import TextBatch
 
 
-def recorded_play(path: Path, answers: Literal["visits", "actions"]) -> TextBatch:
+def recorded_play(
+    path: Path,
+    answers: Literal["visits", "actions"],
+    told: Callable[[int, int], None] = lambda n_read, n_shards: None,
+) -> TextBatch:
     """Every trainable step with a prompt in the replay of a checkpoint.
 
     path: a run, of which the newest usable checkpoint is taken, a checkpoint, or its replay folder
     answers: the search's visit shares, or the actions that were played
+    told: after each shard, how many are read and how many there are
 
     Raises ConfigError naming the path and what is wrong with it.
     """
@@ -27,10 +33,12 @@ def recorded_play(path: Path, answers: Literal["visits", "actions"]) -> TextBatc
     config = stored_settings(folder).config
     parts = []
     try:
-        for state in sorted((folder / REPLAY_FOLDER).rglob(STATE_FILE)):
+        states = sorted((folder / REPLAY_FOLDER).rglob(STATE_FILE))
+        for n_read, state in enumerate(states, 1):
             found = load_replay(config, state.parent).text_sampler.everything()
             if found is not None:
                 parts.append(found)
+            told(n_read, len(states))
     except ValueError as error:
         raise ConfigError(f"--from {path}: {error}") from error
     if not parts:

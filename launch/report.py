@@ -7,7 +7,7 @@
 Every run writes its report at its end; this writes it again, while a run goes on or after it died.
 Runs that differ in their seed alone are drawn as one line with their spread.
 
-Exit codes: 0 done, 1 the file can't be written, 2 bad input.
+Exit codes: 0 done, 1 a run can't be read or the file not be written, 2 bad input.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from launch.config import fail
 from launch.control.shutdown import EXIT_FAILED, EXIT_FINISHED
 from launch.dashboard.run_view import NotARunError, check_run
-from launch.reports.page import REPORT_FILE, write_report
+from launch.reports.page import REPORT_FILE, page_of, put_page
 
 COMPARISON_FILE = "comparison.html"
 MOST_RUNS = 100
@@ -38,12 +38,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             fail(str(error))
     if options.output is not None:
         path = options.output
+        if path.is_dir():
+            fail(f"--output {path} is a folder; name a file in it, such as {COMPARISON_FILE}")
     elif len(runs) == 1:
         path = runs[0] / REPORT_FILE
     else:
         path = runs[0].absolute().parent / COMPARISON_FILE
     try:
-        write_report(runs, path)
+        text = page_of(runs, path.absolute().parent)
+    except OSError as error:
+        sys.stderr.write(f"error: {error.filename} can't be read: {error.strerror}\n")
+        return EXIT_FAILED
+    try:
+        put_page(text, path)
     except OSError as error:
         sys.stderr.write(f"error: {path} can't be written: {error.strerror}; give --output\n")
         return EXIT_FAILED

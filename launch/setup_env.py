@@ -166,10 +166,17 @@ def _progress(log: Path, start_offset: int, n_expected: int) -> tuple[int, str]:
     text = log.read_text(errors="replace")[start_offset:]
     if "Installing collected packages" in text:
         return n_expected, "unpacking"
-    lines = text.splitlines()
-    n_found = sum(line.startswith(("Collecting ", "Processing ", "Requirement ")) for line in lines)
-    n_fetched = min(n_found, n_expected)
-    return n_fetched, f"fetched {n_fetched} of {n_expected} packages"
+    lines = [line for line in text.splitlines() if line.strip()]
+    n_begun = sum(line.startswith(("Collecting ", "Processing ", "Requirement ")) for line in lines)
+    newest = lines[-1].split() if lines else []
+    if newest[:1] != ["Downloading"]:
+        n_fetched = min(n_begun, n_expected)
+        return n_fetched, f"fetched {n_fetched} of {n_expected} packages"
+    # The last one begun is on its way: a file's name and, in brackets, its size.
+    n_fetched = min(max(0, n_begun - 1), n_expected)
+    package = newest[1].rpartition("/")[2].split("-")[0]
+    size = " ".join(newest[2:])
+    return n_fetched, f"fetched {n_fetched} of {n_expected} packages, downloading {package} {size}"
 
 
 def _show_progress(n_done: int, n_expected: int, state: str, seconds: float) -> None:
@@ -235,10 +242,10 @@ def install_torch_cpu(pip: list[str], pins: Sequence[str], log: Path) -> None:
     """torch from the user's own index or wheels, else from PyTorch's index of CPU builds."""
     pin = next(pin for pin in pins if pin.startswith("torch=="))
     say(f"{pin} ...")
-    if run_logged([*pip, pin], log) == 0:
+    if run_logged([*pip, pin], log, 1) == 0:
         return
     say(f"  not in the configured index; from {TORCH_CPU_INDEX} ...")
-    if run_logged([*pip, "--index-url", TORCH_CPU_INDEX, pin], log) != 0:
+    if run_logged([*pip, "--index-url", TORCH_CPU_INDEX, pin], log, 1) != 0:
         raise pip_failed(pin, log)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import gymnasium
 import numpy as np
 
@@ -12,8 +14,12 @@ from actors.envs.text_config import TextConfig
 from replay_service.targets import TextBatch
 
 
-def solve_games(config: TextConfig) -> TextBatch:
+def solve_games(
+    config: TextConfig, told: Callable[[int, int], None] = lambda n_solved, n_games: None
+) -> TextBatch:
     """Every state on TextWorld's way through each of the games, with the command to say there.
+
+    told: after each game, how many are solved and how many there are
 
     Raises ValueError if TextWorld is not installed or can't make such games, and RuntimeError if
     its own solution does not win within `max_steps`.
@@ -23,7 +29,7 @@ def solve_games(config: TextConfig) -> TextBatch:
     ).unwrapped
     notebook = Notebook()
     try:
-        for level in env.levels:
+        for n_solved, level in enumerate(env.levels, 1):
             _, info = env.reset(seed=0, options={"stage": level})
             is_over = False
             while not is_over:
@@ -40,6 +46,7 @@ def solve_games(config: TextConfig) -> TextBatch:
                     f"the solution of the game {level} takes more than env.text.max_steps="
                     f"{config.max_steps}; raise it"
                 )
+            told(n_solved, len(env.levels))
     finally:
         env.close()
     return notebook.as_batch()

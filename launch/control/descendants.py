@@ -1,4 +1,4 @@
-"""Processes below this one, and their certain end."""
+"""Processes below this one or another, and their certain end."""
 
 from __future__ import annotations
 
@@ -8,9 +8,15 @@ from collections.abc import Iterable
 import psutil
 
 
-def descendants() -> set[psutil.Process]:
-    """Every process that this one started, and those that these started."""
-    return set(psutil.Process().children(recursive=True))
+def descendants(pid: int | None = None) -> set[psutil.Process]:
+    """Every process that this one, or `pid`, started, and those that these started.
+
+    None of a process that is gone: what it left behind has another parent by then.
+    """
+    try:
+        return set(psutil.Process(pid).children(recursive=True))
+    except psutil.NoSuchProcess:
+        return set()
 
 
 def end_all(processes: Iterable[psutil.Process], *, grace_s: float) -> None:

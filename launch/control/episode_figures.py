@@ -9,7 +9,6 @@ import numpy as np
 from actors.collect_report import EpisodeRecord
 
 RECENT_EPISODES = 100
-CLEARED = "flag"
 
 
 class EpisodeFigures:
@@ -17,13 +16,13 @@ class EpisodeFigures:
 
     def __init__(self) -> None:
         self._recent: deque[EpisodeRecord] = deque(maxlen=RECENT_EPISODES)
-        self._clears: dict[str, deque[bool]] = {}  # by level, where there is a flag to reach
+        self._clears: dict[str, deque[bool]] = {}  # by stage of Mario
 
     def add(self, episode: EpisodeRecord) -> None:
         self._recent.append(episode)
         if episode.max_x is not None:
             clears = self._clears.setdefault(episode.level, deque(maxlen=RECENT_EPISODES))
-            clears.append(episode.end_reason == CLEARED)
+            clears.append(bool(episode.is_clear))
 
     def metrics(self, end_reasons: Counter[str]) -> dict[str, float]:
         """end_reasons: of all episodes of the whole run"""

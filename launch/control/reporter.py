@@ -10,6 +10,7 @@ from pathlib import Path
 
 from actors.collect_report import CollectReport
 from actors.evaluation import EvaluationReport
+from actors.evaluation_rows import row_record
 from actors.live_view import EnvView
 from launch.control.construction import Construction
 from launch.control.gpu_alarm import GpuAlarm
@@ -31,7 +32,14 @@ from replay_service import stat_line
 LIVE_SETTINGS_FILE = "live-settings.json"
 STAT_LINE_PERIOD_S = 30.0
 # Not on the terminal.
-QUIET_EVENTS = ("episode_end", "evaluation", "child_state", "environments_made", "weights")
+QUIET_EVENTS = (
+    "episode_end",
+    "evaluation",
+    "child_state",
+    "environments_made",
+    "weights",
+    "started",
+)
 
 
 class Reporter:
@@ -161,6 +169,7 @@ class Reporter:
                 length=episode.length,
                 reason=episode.end_reason,
                 max_x=episode.max_x,
+                is_clear=episode.is_clear,
             )
 
     def views(self, actor: int, views: Sequence[EnvView]) -> None:
@@ -185,6 +194,7 @@ class Reporter:
             max_x=list(report.max_x),
             levels=list(report.levels),
             clears=list(report.clears),
+            rows=[row_record(row) for row in report.rows],
             modes={mode: list(played.returns) for mode, played in report.modes.items()},
         )
         reached = f", max x {max(report.max_x)}" if report.max_x else ""

@@ -14,6 +14,7 @@ WIDTH, HEIGHT = 420, 220  # of the view box; shown as wide as its column
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 10, 34  # margins
 MOST_POINTS = 300  # of a line; a screen shows no more
 SHORTEST_LINE = 3.0
+MARGIN = 0.04  # of the range of values, beyond the lowest and the highest
 N_COLOURS = 6  # --c0 .. --c5 in page.css
 
 Points = NDArray[np.float64]
@@ -133,10 +134,10 @@ class _Frame:
         y = y[np.isfinite(y)]
         x0, x1 = _widened(float(x.min()), float(x.max()))
         y0, y1 = _widened(float(y.min()), float(y.max()))
+        margin = MARGIN * (y1 - y0)
         # A scale that begins at 0 compares sizes; one that does not shows changes of large values.
-        if 0 < y0 < 0.5 * y1:
-            y0 = 0.0
-        return cls(x0, x1, y0, y1)
+        y0 = 0.0 if 0 <= y0 < 0.5 * y1 else y0 - margin
+        return cls(x0, x1, y0, y1 + margin)
 
     def axes(self, x_label: str) -> str:
         parts = []

@@ -11,7 +11,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-from launch.reports.evaluation import WAYS, Row
+from actors.evaluation_rows import WAYS, Row
 
 PANELS = (
     ("clear_rate", "stages cleared, share"),

@@ -12,7 +12,8 @@ from pathlib import Path
 from launch.reports import sections
 from launch.reports.charts import short
 from launch.reports.groups import groups_of
-from launch.reports.run_record import RunRecord, as_text, read_run
+from launch.reports.run_record import RunRecord, as_text, number, read_run
+from launch.reports.videos import videos
 
 REPORT_FILE = "report.html"
 # Nothing is loaded from anywhere, and nothing in the page runs.
@@ -20,13 +21,18 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; media-src data:; img-sr
 
 
 def write_report(run_dirs: Sequence[Path], path: Path) -> None:
-    """Of one run or several; readers see the old file or the new one.
+    """Of one run or several. Raises OSError if a run can't be read or the file not be written."""
+    put_page(page_of(run_dirs, path.absolute().parent), path)
 
-    Raises OSError if it can't be written.
-    """
+
+def page_of(run_dirs: Sequence[Path], page_folder: Path) -> str:
+    """One run or several, as HTML. Raises OSError if the disk fails, not for what files hold."""
     runs = [read_run(run_dir) for run_dir in run_dirs]
-    folder = path.absolute().parent
-    text = one_run(runs[0], folder) if len(runs) == 1 else several_runs(runs, folder)
+    return one_run(runs[0], page_folder) if len(runs) == 1 else several_runs(runs, page_folder)
+
+
+def put_page(text: str, path: Path) -> None:
+    """Readers see the old file or the new one. Raises OSError if it can't be written."""
     temporary = path.with_name(f".{path.name}")
     try:
         temporary.write_text(text, encoding="utf-8")
@@ -48,12 +54,12 @@ def one_run(run: RunRecord, page_folder: Path) -> str:
             is_wide=True,
         ),
         sections.card("Stages", sections.stages(run), is_wide=True),
-        sections.card("Videos", sections.videos(run, page_folder)),
-        sections.card("Who waits for whom", sections.waits(run)),
+        sections.card("Videos", videos(run, page_folder)),
+        sections.card("Who waits for whom", sections.waits(run), kind="tall"),
+        sections.card("Versions", sections.versions(run), kind="late"),
+        sections.card("Settings", sections.settings(run), kind="late"),
         sections.card("Replay", sections.curves(run, sections.REPLAY_CURVES), is_wide=True),
         sections.card("Incidents", sections.incidents(run), is_wide=True),
-        sections.card("Settings", sections.settings(run)),
-        sections.card("Versions", sections.versions(run)),
     )
     head = f"<header>{_title(run.name, run)}<p>{_about(run)}</p></header>{sections.tiles(run)}"
     return _page(run.name, head, "".join(parts))
@@ -75,7 +81,9 @@ def several_runs(runs: Sequence[RunRecord], page_folder: Path) -> str:
     ]
     parts += [
         sections.card(
-            run.name, f'<div class="halves">{_halves(run, page_folder)}</div>', is_wide=True
+            run.name,
+            f'<div class="halves">{_halves(run, page_folder, len(runs))}</div>',
+            is_wide=True,
         )
         for run in runs
     ]
@@ -83,11 +91,11 @@ def several_runs(runs: Sequence[RunRecord], page_folder: Path) -> str:
     return _page(title, f"<header><h1>{escape(title)}</h1></header>", "".join(parts))
 
 
-def _halves(run: RunRecord, page_folder: Path) -> str:
+def _halves(run: RunRecord, page_folder: Path, n_runs: int) -> str:
     named = {
         "Stages": sections.stages(run),
         "Who waits for whom": sections.waits(run),
-        "Videos": sections.videos(run, page_folder),
+        "Videos": videos(run, page_folder, n_runs),
         "Incidents": sections.incidents(run),
     }
     return "".join(f"<div><h3>{title}</h3>{part}</div>" for title, part in named.items() if part)
@@ -122,8 +130,10 @@ def _about(run: RunRecord) -> str:
     if run.n_skipped:
         told.append(f"{run.n_skipped:,} lines could not be read")
     if not run.is_whole:
-        told.append("only the end of its long files was read")
-    if not run.metrics:
+        told.append("of its long files only a part was read")
+    if run.metrics:
+        told.append(f"up to env step {number(run.metrics[-1]['global_step']):,.0f}")
+    else:
         told.append("it has no metrics")
     return escape(", ".join(told))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -15,19 +16,16 @@ from launch.config import ConfigError, to_dict
 from launch.control.checkpoint import METADATA, CheckpointStore
 from launch.control.run_search import CHECKPOINTS_FOLDER, is_in_use
 from launch.control.stored_settings import LARGEST_FILE_BYTES, read_settings_file
-from launch.monitoring.json_lines import JsonLinesReader, JsonValue, parse_json
+from launch.monitoring.json_lines import JsonValue, parse_json
 from launch.monitoring.metrics_writer import EVENTS_FILE, METRICS_FILE
-from launch.monitoring.rotation import part_numbers
+from launch.reports.history import History, Record
 
 CONFIG_FILE = "config.yaml"
 SUMMARY_FILE = "summary.json"
 VIDEOS_FOLDER = "videos"
 EVALUATIONS_FOLDER = "evaluations"
-MOST_BYTES = 64 << 20  # of a file that was never put aside; of a larger one its end is read
 LARGEST_EVALUATION_BYTES = 32 << 20
 LARGEST = 1e100  # sums and squares of such figures are finite too
-
-Record = dict[str, JsonValue]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +33,20 @@ class RunRecord:
     """One run.
 
     state: finished, stopped, failed, running, or ended without a word
-    metrics: by growing global_step; what a resume went back behind is left out
+    metrics: by growing global_step; what a resume went back behind is left out, and of a long run
+        only every n-th record is here
+    events: the newest of each kind; event_counts: how many of each there were
     settings: by dotted name; {} if config.yaml can't be read
+    versions: of the libraries, by name
     n_skipped: lines that are no records
-    is_whole: false if only the end of a long file was read
+    is_whole: false if not all of a long history was read
     """
 
     path: Path
     state: str
     metrics: list[Record]
     events: list[Record]
+    event_counts: Mapping[str, int]
     settings: Mapping[str, JsonValue]
     config_text: str
     versions: Mapping[str, str]
@@ -110,8 +112,9 @@ def number(value: object) -> float | None:
 
 def read_run(path: Path) -> RunRecord:
     """Never raises for what the files hold; a run without files is an empty one."""
-    metrics, skipped_metrics, whole_metrics = _read_lines(path / METRICS_FILE)
-    events, skipped_events, whole_events = _read_lines(path / EVENTS_FILE)
+    of_metrics, of_events = History(path / METRICS_FILE), History(path / EVENTS_FILE)
+    metrics = of_metrics.thinned()
+    events, event_counts = of_events.events()
     summary = _read_object(path / SUMMARY_FILE, LARGEST_FILE_BYTES)
     config_text = _read_text(path / CONFIG_FILE, LARGEST_FILE_BYTES)
     return RunRecord(
@@ -119,27 +122,16 @@ def read_run(path: Path) -> RunRecord:
         state=_state(path, summary, events),
         metrics=_onward(metrics),
         events=events,
+        event_counts=event_counts,
         settings=_settings(path / CONFIG_FILE),
         config_text=config_text,
-        versions=_versions(path),
+        versions=_versions(path, events),
         evaluation=_newest_evaluation(path / EVALUATIONS_FOLDER),
         summary=summary,
-        n_skipped=skipped_metrics + skipped_events,
-        is_whole=whole_metrics and whole_events,
+        n_skipped=of_metrics.n_skipped + of_events.n_skipped,
+        is_whole=of_metrics.is_whole and of_events.is_whole,
         videos=_videos(path / VIDEOS_FOLDER),
     )
-
-
-def _read_lines(path: Path) -> tuple[list[Record], int, bool]:
-    """Records, how many lines are none, and whether that is all that was written."""
-    parts, start = part_numbers(path), 0
-    older = parts[:-1]  # files put aside for their size, of which the newest is read
-    if not parts and path.is_file():
-        start = max(0, path.stat().st_size - MOST_BYTES)
-    reader = JsonLinesReader(path, start=start, after_part=max(older, default=0))
-    records = reader.read_new()
-    # A start within a line leaves the rest of it, which is no record.
-    return records, max(0, reader.n_skipped - (start > 0)), start == 0 and not older
 
 
 def _onward(records: Iterable[Record]) -> list[Record]:
@@ -178,18 +170,24 @@ def _flat(node: Mapping[str, object], prefix: str) -> Iterable[tuple[str, JsonVa
             yield f"{prefix}{key}", value
 
 
-def _versions(path: Path) -> dict[str, str]:
-    """Of the libraries that the newest checkpoint was written with."""
+def _versions(path: Path, events: Iterable[Record]) -> dict[str, str]:
+    """Of the libraries that the run was last started with; in older runs, that its newest
+    checkpoint was written with.
+    """
+    found = [event.get("versions") for event in events if event.get("event") == "started"][-1:]
     newest = CheckpointStore(path / CHECKPOINTS_FOLDER, keep=1).newest()
-    if newest is None:
-        return {}
-    found = _read_object(newest / METADATA, LARGEST_FILE_BYTES).get("versions")
-    return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
+    if not found and newest is not None:
+        found = [_read_object(newest / METADATA, LARGEST_FILE_BYTES).get("versions")]
+    told = found[0] if found else None
+    return {str(k): str(v) for k, v in told.items()} if isinstance(told, dict) else {}
 
 
 def _newest_evaluation(folder: Path) -> Record:
     """What launch/evaluate.py wrote last."""
-    files = [(f.stat().st_mtime, f) for f in folder.glob("[!.]*.json")] if folder.is_dir() else []
+    files = []
+    for path in folder.glob("[!.]*.json") if folder.is_dir() else ():
+        with suppress(OSError):  # gone since, or a link to nothing
+            files.append((path.stat().st_mtime, path))
     return _read_object(max(files)[1], LARGEST_EVALUATION_BYTES) if files else {}
 
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import os
 import re
 import time
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from html import escape
-from pathlib import Path
 
+from actors.intervals import Estimate
 from launch.reports.charts import N_COLOURS, draw_chart, line_of, mean_line, short
 from launch.reports.groups import Group, differing_settings
-from launch.reports.intervals import Estimate
 from launch.reports.run_record import Record, RunRecord, as_text, number
-from launch.reports.stages import StageRow, evaluation_rows, training_rows
+from launch.reports.stages import StageRow, evaluation_rows, own_rows, training_rows
 from launch.reports.waits import waits_of
 
 # Title, unit, and what is drawn: metric by label.
@@ -68,6 +64,9 @@ ORDINARY = (
     "episode_end",
     "evaluation",
     "child_state",
+    "environments_made",
+    "weights",
+    "started",
     "checkpoint",
     "checkpoint_uploaded",
     "language_trained",
@@ -78,7 +77,6 @@ ORDINARY = (
 )
 MOST_INCIDENTS = 100
 MOST_INCIDENT_CHARACTERS = 300
-LARGEST_VIDEO_BYTES = 8 << 20  # a larger one is linked to
 TILES = (
     ("env steps", "global_step"),
     ("updates", "update"),
@@ -90,11 +88,14 @@ TILES = (
 )
 
 
-def card(title: str, *parts: str, is_wide: bool = False) -> str:
-    """A section; "" if there is nothing in it."""
+def card(title: str, *parts: str, is_wide: bool = False, kind: str = "") -> str:
+    """A section; "" if there is nothing in it.
+
+    kind: tall for one beside which others stand, late for one that comes last in a narrow window
+    """
     body = "".join(parts)
-    wide = " wide" if is_wide else ""
-    return f'<section class="card{wide}"><h2>{escape(title)}</h2>{body}</section>' if body else ""
+    kinds = " ".join(["card", *["wide"] * is_wide, *[kind] * bool(kind)])
+    return f'<section class="{kinds}"><h2>{escape(title)}</h2>{body}</section>' if body else ""
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], n_texts: int = 1) -> str:
@@ -192,16 +193,24 @@ def waits(run: RunRecord) -> str:
 def stages(run: RunRecord) -> str:
     """Training and evaluations, stage by stage."""
     trained, evaluated = training_rows(run), evaluation_rows(run.evaluation)
+    own = next((e for e in reversed(run.events_of("evaluation")) if own_rows(e)), {})
     parts = []
     if trained:
         parts.append('<p class="quiet">The last 100 training episodes of each stage; they explore.')
         parts.append("</p>" + _stage_table(trained))
+    if own:
+        parts.append(f'<p class="quiet">The last evaluation of the run itself{_after(own)}.</p>')
+        parts.append(_stage_table(own_rows(own)))
     if evaluated:
-        steps = number(run.evaluation.get("env_steps"))
-        at = "" if steps is None else f" after {steps:,.0f} env steps"
+        at = _after(run.evaluation)
         parts.append(f'<p class="quiet">launch/evaluate.py on the checkpoint{at}.</p>')
         parts.append(_stage_table(evaluated))
     return "".join(parts)
+
+
+def _after(evaluation: Record) -> str:
+    steps = number(evaluation.get("env_steps"))
+    return "" if steps is None else f", after {steps:,.0f} env steps"
 
 
 def _stage_table(rows: Sequence[StageRow]) -> str:
@@ -230,47 +239,9 @@ def _estimate(estimate: Estimate | None, form: str) -> str:
     return f'{value} <span class="quiet">{interval}</span>'
 
 
-def videos(run: RunRecord, page_folder: Path) -> str:
-    """The best and the last recorded evaluation episode."""
-    if not run.videos:
-        return ""
-    returns: dict[int, float] = {}
-    for event in run.events_of("evaluation"):
-        steps, played = number(event.get("env_steps")), event.get("returns")
-        first = number(played[0]) if isinstance(played, list) and played else None
-        if steps is not None and first is not None:
-            returns[int(steps)] = first  # the recorded episode is the first
-    last = max(run.videos)
-    known = [steps for steps in run.videos if steps in returns]
-    best = max(known, key=lambda steps: (returns[steps], steps), default=last)
-    shown = {"the best": best, "the last": last} if best != last else {"the best and last": last}
-    figures = (
-        _video(name, run.videos[steps], steps, returns.get(steps), page_folder)
-        for name, steps in shown.items()
-    )
-    return f'<div class="videos">{"".join(figures)}</div>'
-
-
-def _video(name: str, path: Path, steps: int, gained: float | None, page_folder: Path) -> str:
-    gain = "" if gained is None else f", return {gained:,.2f}"
-    caption = escape(f"{name}: after {steps:,} env steps{gain}")
-    try:
-        data = path.read_bytes() if path.stat().st_size <= LARGEST_VIDEO_BYTES else None
-    except OSError:
-        return ""
-    if data is None:
-        link = escape(os.path.relpath(path, page_folder), quote=True)
-        return f'<figure><a href="{link}">{caption}</a></figure>'
-    source = f"data:video/mp4;base64,{base64.b64encode(data).decode()}"
-    return (
-        f'<figure><video controls loop muted playsinline preload="metadata" src="{source}">'
-        f"</video><figcaption>{caption}</figcaption></figure>"
-    )
-
-
 def incidents(run: RunRecord) -> str:
     """What went wrong or was changed, newest last; ordinary events are only counted."""
-    counts = Counter(str(event.get("event")) for event in run.events)
+    counts = run.event_counts
     told = [event for event in run.events if _is_incident(event)]
     rows = [_incident(event) for event in told[-MOST_INCIDENTS:]]
     parts = [table(("time, UTC", "event", "what"), rows, n_texts=3)]

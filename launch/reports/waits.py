@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from launch.reports.run_record import RunRecord, number
 
@@ -22,11 +22,14 @@ class Share:
 
 
 def waits_of(run: RunRecord) -> dict[str, list[Share]]:
-    """What each process did and waited for; every record counts for its window's length."""
+    """What each process did and waited for; every record counts for its window's length.
+
+    A process that is in no record yet is starting, which it says once it has started.
+    """
     totals: dict[tuple[str, str, bool], float] = defaultdict(float)
-    seconds: dict[str, float] = defaultdict(float)
+    seconds = 0.0
     for span, record in run.windows():
-        seen = set()
+        seconds += span
         for name, value in record.items():
             kind = next((k for k in (WORK, WAIT) if name.startswith(k)), None)
             percent = number(value)
@@ -34,16 +37,13 @@ def waits_of(run: RunRecord) -> dict[str, list[Share]]:
                 continue
             process, _, stage = name.removeprefix(kind).rpartition("/")
             totals[process, stage, kind == WAIT] += percent * span
-            seen.add(process)
-        for process in seen:
-            seconds[process] += span
     shares: dict[str, list[Share]] = defaultdict(list)
     for (process, stage, is_wait), total in totals.items():
-        percent = total / seconds[process]
+        percent = total / seconds
         if percent >= LEAST_PERCENT:
             shares[process].append(Share(stage, is_wait, percent))
     for process, found in shares.items():
-        shares[process] = found = _with_rest(found)
+        shares[process] = found = _within_whole(_with_rest(found))
         found.sort(key=lambda share: (share.is_wait, -share.percent))
     return dict(sorted(shares.items()))
 
@@ -59,3 +59,9 @@ def _with_rest(shares: list[Share]) -> list[Share]:
         return shares
     rest = 100.0 - sum(share.percent for share in others)
     return [*others, Share(LIMITER, True, rest)] if rest >= LEAST_PERCENT else others
+
+
+def _within_whole(shares: list[Share]) -> list[Share]:
+    """At most 100 % together: a call that began before the first record counts in full."""
+    factor = min(1.0, 100.0 / max(1.0, sum(share.percent for share in shares)))
+    return [replace(share, percent=share.percent * factor) for share in shares]

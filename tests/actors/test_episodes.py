@@ -10,6 +10,7 @@ import pytest
 
 from actors.collect_report import is_clear
 from actors.episodes import Episode, EpisodePlayer, Moment, PlayStyle, Start
+from actors.evaluation import EvaluationConfig, EvaluationLoop
 from actors.player import Player, PlayerConfig, make_player
 from launch.config import load_preset
 from learner.weights import WeightStore, snapshot_weights
@@ -92,6 +93,20 @@ def test_an_episode_is_cut_and_counted(player: Player) -> None:
     ] * 5
     assert len(ends) == 5
     assert episodes.weight_version == 3
+
+
+def test_an_evaluator_without_a_prior_plays_seeded_starts_too(player: Player) -> None:
+    """Games that went on from their last episode would not play the same again."""
+    store = WeightStore()
+    store.push(snapshot_weights(player.model, 4))
+    config = EvaluationConfig(max_steps=60, video=False)
+    lengths = []
+    for seed in (1, 2, 1):
+        rng = np.random.default_rng(seed)
+        loop = EvaluationLoop(player=player, weight_source=store, config=config, rng=rng)
+        lengths.append([loop.evaluate(4, video=False).lengths for _ in range(2)])
+    assert lengths[0] == lengths[2] != lengths[1]
+    assert lengths[0][0] != lengths[0][1], "each evaluation has starts of its own"
 
 
 @pytest.mark.parametrize(

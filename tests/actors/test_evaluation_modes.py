@@ -93,6 +93,15 @@ def test_stages_and_clears_are_reported_with_every_episode(player: Player) -> No
     assert report.clears == (False, False)
 
 
+def test_the_rows_are_those_of_the_command(player: Player) -> None:
+    report = make_loop(replace(player, prior=None)).evaluate(2, video=False)
+    (row,) = report.rows
+    assert (row.moves, row.chance, row.stage, row.n_episodes) == ("greedy", "no-ops", "1-1", 2)
+    assert row.returns.value == report.mean_return
+    assert (row.clear_rate.value, row.max_x.value) == (0.0, np.mean(report.max_x))
+    assert row.ends == {"timeout": 2}
+
+
 def test_a_moment_says_what_search_model_and_prior_think(player: Player) -> None:
     moments: list[Moment] = []
     episodes = EpisodePlayer(player, max_steps=5, rng=np.random.default_rng(0))

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from actors.envs.game import make_game
+from actors.episodes import EpisodePlayer
+from actors.evaluation_rows import starts_of
+from actors.player import Player
 from launch import evaluate
+from launch.config import load_preset
+from launch.reports.evaluation_file import file_stem
 
 QUICK = ["--episodes", "3", "--max-steps", "15", "--simulations", "4"]
 
@@ -22,7 +31,8 @@ def test_four_ways_with_intervals_as_json_and_picture(finished_run: Path, tmp_pa
     assert evaluate.main([str(run), *QUICK]) == 0
     (path,) = (run / "evaluations").glob("*.json")
     found = json.loads(path.read_text())
-    assert path.stem == found["checkpoint"] and path.with_suffix(".png").stat().st_size > 5_000
+    assert path.stem == found["checkpoint"] + "+episodes-3+simulations-4+max-steps-15"
+    assert path.with_suffix(".png").stat().st_size > 5_000
     assert [(r["moves"], r["chance"]) for r in found["rows"]] == [
         ("greedy", "no-ops"),
         ("greedy", "sticky"),
@@ -49,6 +59,121 @@ def test_four_ways_with_intervals_as_json_and_picture(finished_run: Path, tmp_pa
     assert evaluate.main([str(checkpoint), *QUICK]) == 0
     again = json.loads(path.read_text())
     assert again["episodes"] == found["episodes"], "the same seeds play the same episodes"
+
+
+def test_other_options_are_another_file(finished_run: Path, tmp_path) -> None:
+    run = copy(finished_run, tmp_path)
+    quick = ["--episodes", "1", "--max-steps", "3", "--simulations", "2"]
+    for more in ([], ["--without-prior"], ["--temperature", "0.5"], []):
+        assert evaluate.main([str(run), *quick, *more]) == 0
+    names = [
+        path.stem.partition("+max-steps-3")[2] for path in (run / "evaluations").glob("*.json")
+    ]
+    assert sorted(names) == ["", "+temperature-0.5", "+without-prior"]
+
+
+def test_a_name_fits_a_file_system_and_tells_stages_apart() -> None:
+    levels = [f"level/{i}" for i in range(100)]
+    stems = {file_stem("step-1", {"stages": levels[:n]}) for n in (1, 98, 99, 100)}
+    assert len(stems) == 4 and "step-1+stages-level_0" in stems
+    assert all(len(stem) < 240 and "/" not in stem for stem in stems)
+
+
+def test_a_checkpoint_that_lies_alone_stays_as_it_is(finished_run: Path, tmp_path) -> None:
+    checkpoint = max((finished_run / "checkpoints").glob("step-*"))
+    alone = Path(shutil.copytree(checkpoint, tmp_path / checkpoint.name))
+    before = sorted(alone.rglob("*"))
+    words = [str(alone), "--episodes", "1", "--max-steps", "3", "--simulations", "2"]
+    assert evaluate.main(words) == 0
+    assert sorted(alone.rglob("*")) == before
+    assert len(list((tmp_path / "evaluations").iterdir())) == 2
+
+
+@pytest.fixture
+def own_ctrl_c() -> Iterator[None]:
+    """As in a process of its own: the run before this has another handler."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, in_call: int) -> None:
+    """Ctrl-C while a way plays, the `in_call`-th time that one does."""
+
+    class Interrupted(EpisodePlayer):
+        n_calls = 0
+
+        def play(self, *given, **named):
+            Interrupted.n_calls += 1
+            if Interrupted.n_calls == in_call:
+                signal.raise_signal(signal.SIGINT)
+            return super().play(*given, **named)
+
+    monkeypatch.setattr(evaluate, "EpisodePlayer", Interrupted)
+
+
+@pytest.mark.usefixtures("own_ctrl_c")
+def test_ctrl_c_keeps_what_every_way_has_played(finished_run, tmp_path, monkeypatch, capsys):
+    run = copy(finished_run, tmp_path)
+    words = [str(run), "--episodes", "12", "--max-steps", "3", "--simulations", "2"]
+    interrupt(monkeypatch, 6)  # in the second way's second turn
+    assert evaluate.main(words) == 130
+    (path,) = (run / "evaluations").glob("*.json")
+    found = json.loads(path.read_text())
+    assert found["is_interrupted"] and found["n_episodes"] == 12
+    assert [row["n_episodes"] for row in found["rows"]] == [10] * 4
+    assert len(found["episodes"]) == 40
+    assert "10 episodes in each way, interrupted" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("own_ctrl_c")
+def test_ctrl_c_before_every_way_has_played_writes_nothing(
+    finished_run, tmp_path, monkeypatch, capsys
+):
+    run = copy(finished_run, tmp_path)
+    interrupt(monkeypatch, 4)
+    assert evaluate.main([str(run), *QUICK]) == 130
+    assert "nothing was written" in capsys.readouterr().err
+    assert not (run / "evaluations").exists()
+
+
+@pytest.mark.parametrize("suffix", ["json", "png"])
+def test_a_full_disk_is_told_and_the_table_is_printed(suffix, finished_run, tmp_path, capsys):
+    run = copy(finished_run, tmp_path)
+    words = [str(run), "--episodes", "1", "--max-steps", "3", "--simulations", "2"]
+    checkpoint = max((run / "checkpoints").glob("step-*")).name
+    stem = f"{checkpoint}+episodes-1+simulations-2+max-steps-3"
+    (run / "evaluations").mkdir()
+    (run / "evaluations" / f".{stem}.{suffix}").symlink_to("/dev/full")
+    assert evaluate.main(words) == 1
+    told = capsys.readouterr()
+    assert f"{stem}.{suffix} can't be written: No space left on device" in told.err
+    assert "greedy" in told.out
+    left = {path.name for path in (run / "evaluations").iterdir()}
+    assert left == (set() if suffix == "json" else {f"{stem}.json"})
+
+
+def test_a_cut_evaluation_has_played_every_stage() -> None:
+    starts = evaluate.in_turn(starts_of(("1-1", "1-2", "1-3"), 4, seed=0), 3)
+    assert [start.level for start in starts[:6]] == ["1-1", "1-2", "1-3"] * 2
+    assert len({start.seed for start in starts}) == 12
+
+
+def test_chance_comes_from_idle_frames_or_from_moves_that_stick_not_from_both() -> None:
+    config = load_preset("mario-quick")
+    games = [make_game(config.env, seed) for seed in range(2)]
+    player = Player(games, None, None, None)
+    still = evaluate.without_noops(player, config.env)
+    assert len(still.games) == 2
+    for seed in range(3):
+        moved = [game.reset("1-1", seed=seed) for game in (*games, *still.games)]
+        np.testing.assert_array_equal(moved[2], moved[3])
+    firsts = {still.games[0].reset("1-1", seed=seed).tobytes() for seed in range(6)}
+    idled = {games[0].reset("1-1", seed=seed).tobytes() for seed in range(6)}
+    assert len(firsts) == 1 < len(idled)
+    for game in (*games, *still.games):
+        game.close()
+    assert evaluate.without_noops(player, load_preset("cartpole").env) is player
 
 
 def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -210,3 +211,45 @@ def test_an_extra_is_installed_once_and_again_after_a_change(
     lock.write_text("ghost==1\nword==3\n")
     setup_env.add_extra(checkout, venv, "cpu", "text")
     assert len(commands) == 3
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+PIP = """
+import sys, time
+for line in sys.argv[1:]:
+    print(line, flush=True)
+    time.sleep(0.4)
+"""
+
+
+def watch(lines: list[str], n_expected: int, log: Path) -> int:
+    """A program that prints `lines` as pip does, watched as pip is."""
+    return setup_env.run_logged([sys.executable, "-c", PIP, *lines], log, n_expected)
+
+
+def test_a_long_install_says_how_far_it_is(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(setup_env, "LINE_INTERVAL_S", 0.1)
+    lines = ["Collecting a==1", "  Downloading a-1-py3-none-any.whl (3 kB)", "Collecting b==2"]
+    assert watch([*lines, "Installing collected packages: a, b"], 2, tmp_path / "log") == 0
+    said = capsys.readouterr().out
+    told = ["fetched 1 of 2", "fetched 0 of 2 packages, downloading a (3 kB)", "unpacking"]
+    assert all(words in said for words in told)
+    assert said.index("downloading a") < said.index("fetched 2 of 2") < said.index("unpacking")
+    assert all(line.startswith("[setup]   ") for line in said.splitlines())
+
+
+def test_one_large_package_shows_that_it_is_on_its_way(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(setup_env, "TERMINAL_INTERVAL_S", 0.1)
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    wheel = "https://example.org/cpu/torch-2.9.0%2Bcpu-cp311-linux_x86_64.whl (184.5 MB)"
+    lines = ["Collecting torch==2.9.0+cpu", f"  Downloading {wheel}"]
+    pip = [sys.executable, "-c", PIP, *lines]
+    setup_env.install_torch_cpu(pip, ["torch==2.9.0+cpu"], tmp_path / "log")
+    shown = sys.stdout.getvalue()
+    bar = f"[{'-' * setup_env.BAR_WIDTH}] fetched 0 of 1 packages, downloading torch (184.5 MB)"
+    assert f"\r[setup]   {bar} (" in shown
+    assert shown.endswith("\r\x1b[K"), "the bar is gone afterwards"

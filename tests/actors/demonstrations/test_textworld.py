@@ -23,7 +23,9 @@ def config(tmp_path_factory) -> TextConfig:
 
 def test_what_is_demonstrated_wins_every_game_in_its_own_words(config):
     """Played again as a run plays: the same prompts, options and, at the end, the coin."""
-    solved = solve_games(config)
+    told: list[tuple[int, int]] = []
+    solved = solve_games(config, lambda n_solved, n_games: told.append((n_solved, n_games)))
+    assert told == [(1, 2), (2, 2)]
     game = make_game(EnvConfig(id=TEXTWORLD_ID, text=config), seed=5)
     levels, step = ["coin_collector-0", "coin_collector-1"], 0
     for level in levels:

@@ -151,6 +151,8 @@ def test_recorded_play_teaches_by_the_command(
     printed = capsys.readouterr().out
     for words_of in ("supervised tokens", "25 optimiser steps", "held out", "agreement"):
         assert words_of in printed
+    for words_of in ("reading the replay of", "shards read: 1 of 1", " states; they are answered"):
+        assert words_of in printed
 
 
 def test_the_learner_goes_on_from_it_and_keeps_it(

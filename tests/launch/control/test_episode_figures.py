@@ -14,20 +14,22 @@ from learner.learner import TrainReport
 
 
 def episode(level: str, reason: str, max_x: int | None = 100) -> EpisodeRecord:
-    return EpisodeRecord(0, 0, level, 1.0, 10, reason, max_x)
+    is_clear = None if max_x is None else reason in ("flag", "terminated")
+    return EpisodeRecord(0, 0, level, 1.0, 10, reason, max_x, is_clear)
 
 
-def test_stages_are_cleared_by_their_flag_over_the_last_episodes_of_each() -> None:
+def test_stages_are_cleared_by_a_flag_or_a_warp_over_the_last_episodes_of_each() -> None:
     figures = EpisodeFigures()
     for _ in range(3 * RECENT_EPISODES):
         figures.add(episode("1-1", "death"))
     for index in range(RECENT_EPISODES):
         figures.add(episode("1-1", "flag" if index % 4 == 0 else "death"))
     figures.add(episode("1-2", "stall"))
+    figures.add(episode("1-2", "terminated"))  # out of the stage without its flag
     figures.add(episode("cooking", "won", max_x=None))
     metrics = figures.metrics(Counter(death=3, won=1))
     rates = {n: v for n, v in metrics.items() if n.startswith("stage_clear_rate/")}
-    assert rates == {"stage_clear_rate/1-1": 0.25, "stage_clear_rate/1-2": 0.0}
+    assert rates == {"stage_clear_rate/1-1": 0.25, "stage_clear_rate/1-2": 0.5}
 
 
 def test_ends_are_counts_and_shares_of_the_whole_run() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -15,13 +16,27 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from actors.episodes import Episode
+from actors.evaluation_rows import OWN_WAY, row_record, rows_of
 from launch import report
-from launch.monitoring.rotation import put_aside
+from launch.control.reporter import QUIET_EVENTS
+from launch.dashboard import run_view
+from launch.monitoring.metrics_writer import RECORD_KEYS
 from launch.reports.at_end import leave_report
 from launch.reports.groups import differing_settings, groups_of
-from launch.reports.page import one_run, several_runs, write_report
+from launch.reports.page import one_run, several_runs
 from launch.reports.run_record import read_run
-from launch.reports.stages import training_rows
+from launch.reports.sections import (
+    COMPARED,
+    CURVES,
+    LEARNING_CURVES,
+    MOST_INCIDENTS,
+    ORDINARY,
+    RATES,
+    REPLAY_CURVES,
+    TILES,
+)
+from launch.reports.stages import own_rows, training_rows
 from launch.reports.waits import waits_of
 
 VOID = {"meta", "br", "wbr"}
@@ -90,6 +105,8 @@ def test_every_run_leaves_a_report_that_needs_nothing_beside_it(finished_run: Pa
     written = re.sub(r"http-equiv|base64,[^\"]+", "", text)
     assert "http" not in written, "nothing is fetched from anywhere"
     assert "learning_rate" in text and "torch" in text, "settings and versions"
+    assert "The last evaluation of the run itself, after " in text
+    assert len(read_run(finished_run).events_of("started")) == 1
     assert not list(finished_run.glob(".report*"))
 
 
@@ -157,6 +174,48 @@ def test_stages_count_what_was_cleared(run: WrittenRun):
     assert "75%" in run.text()
 
 
+def test_a_warp_clears_a_stage_in_training_as_in_evaluations(run: WrittenRun):
+    common = {"event": "episode_end", "timestamp": 1.0, "episode_return": 5.0, "length": 10}
+    for reason, is_clear in (("terminated", True), ("flag", True), ("death", False)):
+        run.append("events.jsonl", **common, level="1-2", reason=reason, is_clear=is_clear)
+    (row,) = training_rows(read_run(run.path))
+    assert (row.n_episodes, row.cleared.value) == (3, pytest.approx(2 / 3))
+    (run.path / "config.yaml").write_text("env: {id: CartPole-v1}")
+    run.append("events.jsonl", **common, level="a", reason="terminated", is_clear=None)
+    assert training_rows(read_run(run.path))[1].cleared is None
+
+
+def test_the_newest_evaluation_of_the_run_itself_is_a_table(run: WrittenRun):
+    for steps, max_x in ((100, 40), (2_200, 500)):
+        played = [
+            Episode([], "1-1", total_reward=3.0, length=9, max_x=max_x, is_clear=won, end="x")
+            for won in (True, False, False, False)
+        ]
+        rows = [row_record(row) for row in rows_of(OWN_WAY, played)]
+        run.append("events.jsonl", event="evaluation", env_steps=steps, returns=[1.0], rows=rows)
+    text = run.text()
+    Outline(text)
+    assert "The last evaluation of the run itself, after 2,200 env steps." in text
+    assert "<td>1-1</td><td>greedy, no-ops</td>" in text
+    assert "25%" in text and ">500 " in text and ">40 " not in text
+
+
+def test_an_older_evaluation_has_its_episodes_for_rows(run: WrittenRun):
+    figures = {"returns": [1.0, 3.0, 2.0], "lengths": [4, 6, 5], "max_x": [40, 60, 50]}
+    levels, clears = ["1-1", "1-1", "1-2"], [True, False, False]
+    event = {"event": "evaluation", "env_steps": 9, "levels": levels, "clears": clears, **figures}
+    first, second, every = own_rows(event)
+    assert (first.stage, first.n_episodes, first.cleared.value) == ("1-1", 2, 0.5)
+    assert (first.max_x.value, first.returns.value, first.lengths.value) == (50.0, 2.0, 5.0)
+    assert (second.stage, every.stage, every.n_episodes) == ("1-2", "all", 3)
+    run.append("events.jsonl", **event)
+    assert "The last evaluation of the run itself, after 9 env steps." in run.text()
+    no_goal, _ = own_rows({**event, "levels": ["", "", "x"], "clears": [], "max_x": []})[:2]
+    assert no_goal.cleared is None and no_goal.max_x is None
+    for damage in ({"returns": [1.0]}, {"levels": 3}, {"lengths": [1, None, 2]}, {"rows": []}):
+        assert own_rows({**event, **damage}) == []
+
+
 def test_waits_are_means_over_time_and_a_pause_counts_little(run: WrittenRun):
     name = "wait_percent/learner/sample"
     for step, percent in ((0, 99.0), (10, 50.0), (20, 50.0), (30, 50.0), (10_030, 0.0)):
@@ -165,6 +224,20 @@ def test_waits_are_means_over_time_and_a_pause_counts_little(run: WrittenRun):
     assert (compute.name, compute.is_wait, compute.percent) == ("compute", False, 25.0)
     assert (sample.name, sample.is_wait) == ("sample", True)
     assert sample.percent == pytest.approx(50.0 * 30 / 80), "a pause counts five windows"
+
+
+def test_what_a_process_did_before_its_first_record_makes_no_more_than_a_whole(run: WrittenRun):
+    for step in (0, 10, 20, 30):
+        started = {"time_percent/prior_engine/start": 240.0} if step == 20 else {}
+        run.metrics(
+            step, **started, **{"time_percent/replay/start": 60.0, "time_percent/replay/add": 90.0}
+        )
+    waits = waits_of(read_run(run.path))
+    assert [share.percent for share in waits["prior_engine"]] == [80.0]
+    assert [share.percent for share in waits["replay"]] == [
+        pytest.approx(60.0),
+        pytest.approx(40.0),
+    ]
 
 
 def test_the_limiter_has_what_others_leave(run: WrittenRun):
@@ -191,6 +264,17 @@ def test_incidents_are_shown_and_hostile_text_stays_text(run: WrittenRun):
     assert "<script" not in text
     assert text.count("<td>child_failed</td>") == 1 and "&quot;&lt;b&gt;&amp;" in text
     assert text.count("<td>adapter_published</td>") == 1, "the accepted one is no incident"
+
+
+def test_ordinary_events_do_not_push_crashes_off(run: WrittenRun):
+    assert set(QUIET_EVENTS) <= set(ORDINARY)
+    run.append("events.jsonl", event="child_failed", timestamp=1.7e9, child="env-actor-3")
+    for version in range(MOST_INCIDENTS + 1):
+        for kind in QUIET_EVENTS:
+            run.append("events.jsonl", event=kind, timestamp=1.7e9, version=version)
+    text = run.text()
+    assert "<td>child_failed</td>" in text and "<td>weights</td>" not in text
+    assert f"weights {MOST_INCIDENTS + 1}" in text, "they are counted"
 
 
 def test_old_and_half_written_records_leave_gaps_not_errors(run: WrittenRun):
@@ -227,7 +311,8 @@ JSON = st.recursive(
     max_leaves=6,
 )
 NAMES = """global_step timestamp update avg_return wait_percent/learner/sample time_percent/x/y
-    event level episode_return length max_x reason returns env_steps accepted loss_total"""
+    event level episode_return length max_x reason returns env_steps accepted loss_total
+    levels lengths clears rows is_clear versions"""
 KEYS = st.sampled_from(re.findall(r"\S+", NAMES))
 
 
@@ -261,6 +346,19 @@ def test_best_and_last_episodes_are_part_of_the_page_unless_they_are_large(
     assert Outline(run.text()).sources[-1] == "videos/evaluation-00000300.mp4"
 
 
+def test_videos_of_many_runs_are_links_where_they_would_be_too_much(tmp_path, monkeypatch):
+    runs = [WrittenRun(tmp_path / f"run-{i}") for i in range(4)]
+    for number, run in enumerate(runs):
+        (run.path / "videos").mkdir()
+        film = bytes(1_000 if number else 1_001)
+        (run.path / "videos" / "evaluation-00000100.mp4").write_bytes(film)
+    monkeypatch.setattr("launch.reports.videos.MOST_BYTES", 8 * 1_000)
+    page = several_runs([read_run(run.path) for run in runs], tmp_path)
+    sources = Outline(page).sources
+    assert sources[0] == "run-0/videos/evaluation-00000100.mp4"
+    assert len(sources) == 4 and all(s.startswith("data:video/mp4") for s in sources[1:])
+
+
 def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     with pytest.raises(SystemExit) as caught:
         report.main(words)
@@ -275,6 +373,69 @@ def test_what_is_no_run_is_refused(run: WrittenRun, tmp_path, capsys):
     assert "is not a run directory" in above and str(run.path) in above, "names runs inside"
     assert report.main([str(run.path), "--output", str(tmp_path / "no" / "x.html")]) == 1
     assert "can't be written" in capsys.readouterr().err
+    for folder in ("", ".", "/", str(tmp_path)):
+        assert "is a folder; name a file in it" in refused(
+            [str(run.path), "--output", folder], capsys
+        )
+
+
+def test_a_link_to_nothing_among_the_evaluations_is_passed_over(run: WrittenRun, capsys):
+    (run.path / "evaluations").mkdir()
+    (run.path / "evaluations" / "step-1.json").write_text('{"rows": [], "env_steps": 3}')
+    (run.path / "evaluations" / "step-2.json").symlink_to("nowhere")
+    assert report.main([str(run.path)]) == 0
+    assert read_run(run.path).evaluation["env_steps"] == 3
+
+
+def test_a_run_that_cannot_be_read_is_not_told_as_one_that_cannot_be_written(
+    run: WrittenRun, monkeypatch, capsys
+):
+    def broken(path: Path):
+        raise OSError(errno.EIO, "Input/output error", str(path / "metrics.jsonl"))
+
+    monkeypatch.setattr("launch.reports.page.read_run", broken)
+    assert report.main([str(run.path)]) == 1
+    told = capsys.readouterr().err
+    assert f"{run.path / 'metrics.jsonl'} can't be read: Input/output error" in told
+
+
+def test_a_good_report_survives_a_write_that_fails(run: WrittenRun, capsys):
+    run.metrics(10, avg_return=1.0)
+    assert report.main([str(run.path)]) == 0
+    good = (run.path / "report.html").read_text()
+    assert "up to env step 10" in good
+    run.metrics(20, avg_return=2.0)
+    (run.path / ".report.html").symlink_to("/dev/full")
+    assert report.main([str(run.path)]) == 1
+    assert "report.html can't be written: No space left on device" in capsys.readouterr().err
+    assert (run.path / "report.html").read_text() == good
+    assert not os.path.lexists(run.path / ".report.html")
+
+
+def test_what_a_killed_writer_left_is_harmless(run: WrittenRun):
+    (run.path / ".report.html").write_text("<!doctype html><html><bo")
+    assert leave_report(run.path)
+    Outline((run.path / "report.html").read_text())
+    assert not (run.path / ".report.html").exists()
+
+
+def test_versions_are_those_of_the_last_start_even_without_a_checkpoint(run: WrittenRun):
+    run.append("events.jsonl", event="started", timestamp=1.0, versions={"torch": "1.0"})
+    run.append("events.jsonl", event="started", timestamp=2.0, versions={"torch": "2.0"})
+    assert read_run(run.path).versions == {"torch": "2.0"}
+    assert "<td>torch</td><td>2.0</td>" in run.text()
+
+
+def test_every_curve_is_of_a_documented_metric():
+    """A metric that is renamed would leave its curve empty."""
+    page = Path(__file__).resolve().parents[3] / "docs" / "metrics.md"
+    documented = set(re.findall(r"^\| `([\w/]+)` \|", page.read_text(), re.M))
+    curves = [*CURVES, *LEARNING_CURVES, *REPLAY_CURVES]
+    drawn = {name for _, _, names in curves for name in names.values()}
+    drawn |= {name for _, _, name in COMPARED} | {name for _, name in TILES} | set(RATES)
+    drawn |= {name for names in run_view.CURVES.values() for name in names}
+    assert len(drawn) > 30
+    assert drawn <= documented | set(RECORD_KEYS)
 
 
 def test_a_report_that_cannot_be_written_is_a_warning(run: WrittenRun, caplog):
@@ -297,25 +458,3 @@ def test_a_report_that_takes_too_long_is_given_up(run: WrittenRun, caplog):
     thread = next(t for t in threading.enumerate() if t.name == "report")
     pipe.open("wb").close()  # lets it go
     thread.join(10.0)
-
-
-def test_of_files_put_aside_the_newest_is_read(run: WrittenRun):
-    path = run.path / "metrics.jsonl"
-    for part in range(3):
-        run.metrics(part, avg_return=float(part))
-        if part < 2:
-            put_aside(path)
-    record = read_run(run.path)
-    assert [entry["global_step"] for entry in record.metrics] == [1, 2]
-    assert not record.is_whole and record.n_skipped == 0
-
-
-def test_only_the_end_of_a_very_long_file_is_read(run: WrittenRun, monkeypatch):
-    for step in range(200):
-        run.metrics(step, avg_return=float(step))
-    monkeypatch.setattr("launch.reports.run_record.MOST_BYTES", 2_000)
-    record = read_run(run.path)
-    assert not record.is_whole and record.n_skipped == 0
-    assert 5 < len(record.metrics) < 50 and record.metrics[-1]["global_step"] == 199
-    write_report([run.path], run.path / "report.html")
-    assert "only the end of its long files was read" in (run.path / "report.html").read_text()

@@ -1,13 +1,16 @@
 """The watched runtime around the serial one, with children that take their time."""
 
+import io
 import json
 import time
 from dataclasses import dataclass, field
 
 import pytest
+from rich.console import Console
 
 from launch.control.runtime import Call, CallFailed, Resources
 from launch.control.serial_runtime import SerialRuntime
+from launch.monitoring.live_table import LiveTable
 from launch.tracing.config import TraceConfig
 from launch.tracing.watched_runtime import WatchedRuntime
 
@@ -121,6 +124,34 @@ def test_a_profile_that_cannot_be_written_costs_nothing_else(tmp_path, caplog):
         for _ in range(3):
             train(runtime, child, 0.05)
     assert events == [] and "cannot write a profile" in caplog.text
+
+
+def test_a_long_checkpoint_is_shown_on_a_terminal_while_it_is_written(tmp_path):
+    """As in a Ray run, whose calls go on while the driver waits."""
+
+    class Late(Mute):
+        seconds = 0.0
+
+        def now(self) -> float:
+            return self.seconds
+
+        def wait(self, calls, timeout_s):
+            return []
+
+    plain = Late()
+    runtime = WatchedRuntime(plain, TraceConfig(), tmp_path, 0.0)
+    child = runtime.start("replay-0", "replay", Slow, {}, Resources())
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "frames").write_bytes(bytes(3_000_000))
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=120)
+    with LiveTable("run", console) as table, runtime.watching(told([]), table.busy):
+        call = runtime.call(child, "save", str(tmp_path / "checkpoint"), None, deadline_s=900.0)
+        runtime.wait([call], 0.1)
+        assert "saves" not in stream.getvalue()
+        plain.seconds = 42.0
+        runtime.wait([call], 0.1)
+    assert "replay-0 saves its part of a checkpoint, 42 s, 3 MB" in stream.getvalue()
 
 
 @pytest.mark.parametrize(

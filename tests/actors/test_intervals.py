@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launch.reports.intervals import mean_of, rate_of
+from actors import intervals
+from actors.intervals import Estimate, mean_of, rate_of
 
 FINITE = st.floats(-1e6, 1e6, allow_nan=False)
 
@@ -78,6 +80,24 @@ def test_a_mean_is_covered_about_95_times_in_100():
     intervals = [mean_of(rng.normal(2.0, 1.0, 30).tolist(), seed) for seed in range(300)]
     covered = np.mean([i.low <= 2.0 <= i.high for i in intervals])
     assert 0.885 <= covered <= 0.985
+
+
+def test_many_values_take_little_memory_and_parts_change_no_number(monkeypatch):
+    values = np.random.default_rng(0).normal(size=2_000)
+    tracemalloc.start()
+    found = mean_of(values.tolist())
+    _, most_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most_bytes < 60e6, "all draws at once are 320 MB"
+    assert found == of_all_at_once(values)
+    monkeypatch.setattr(intervals, "MOST_DRAWS", 1)
+    assert mean_of(values[:5].tolist()) == of_all_at_once(values[:5])
+
+
+def of_all_at_once(values: np.ndarray) -> Estimate:
+    rng = np.random.default_rng([0, len(values)])
+    means = rng.choice(values, (intervals.N_RESAMPLES, len(values))).mean(axis=1)
+    return Estimate(float(values.mean()), *np.percentile(means, (2.5, 97.5)).tolist())
 
 
 def test_one_value_says_nothing_of_its_spread():

@@ -10,6 +10,7 @@ import numpy as np
 
 Z = 1.959963984540054  # of the normal distribution, two-sided 95 %
 N_RESAMPLES = 10_000
+MOST_DRAWS = 1 << 21  # held at a time, 16 bytes each
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,10 @@ def mean_of(values: Sequence[float], seed: int = 0) -> Estimate:
     if len(array) < 2:
         return Estimate(mean, None, None)
     rng = np.random.default_rng([seed, len(array)])
-    means = rng.choice(array, (N_RESAMPLES, len(array))).mean(axis=1)
+    means = np.empty(N_RESAMPLES)
+    n_rows = max(1, MOST_DRAWS // len(array))
+    for start in range(0, N_RESAMPLES, n_rows):
+        part = means[start : start + n_rows]
+        part[:] = rng.choice(array, (len(part), len(array))).mean(axis=1)
     low, high = np.percentile(means, (2.5, 97.5))
     return Estimate(mean, min(mean, float(low)), max(mean, float(high)))

@@ -1,7 +1,8 @@
-"""An evaluation of one checkpoint: which episodes it takes, and the table made of them.
+"""Ways of playing an evaluation, its starts, and the table made of its episodes.
 
-Every stage is played in four ways, moves greedy or sampled, starts with seeded no-ops or moves that
-stick, always from the same seeds, so that differences are of the ways and not of the starts.
+launch/evaluate.py plays every stage in four ways, moves greedy or sampled, starts with seeded
+no-ops or moves that stick, always from the same seeds, so that differences are of the ways and not
+of the starts. The evaluator of a run plays the first of them.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from itertools import product
 import numpy as np
 
 from actors.episodes import Episode, PlayStyle, Start
+from actors.intervals import Estimate, mean_of, rate_of
 from actors.search.choice import GREEDY
-from launch.reports.intervals import Estimate, mean_of, rate_of
 
 SEED_STREAM = 1_000_081  # neither acting nor a run's own evaluator plays these starts
 MOVES = ("greedy", "sampled")
@@ -43,6 +44,7 @@ class Way:
         return f"{self.moves}, {self.chance}"
 
 
+OWN_WAY = Way("greedy", "no-ops")  # of a run's own evaluator
 WAYS = tuple(Way(moves, chance) for moves, chance in product(MOVES, CHANCES))
 
 
