@@ -91,14 +91,15 @@ BENCHMARKS = (
     Short("run_profile", f"--env-steps 1500 --env-seconds 0.3 --output {OUTPUT}"),
     Short("run_costs", "--seconds 60 -- --preset cartpole"),
     Short("learn_cartpole", f"--seeds 0 --env-steps 1000 --output {OUTPUT}/cartpole"),
+    # Text worlds need an extra; Mario does not.
     Short(
         "prior",
-        "--world coins --seeds 0 --env-steps 300 --every 150 --pretrain-steps 10 --episodes 2"
-        f" --demonstrations 6 --output {OUTPUT}/prior",
+        "--world mario --seeds 0 --env-steps 1200 --every 600 --pretrain-steps 10 --episodes 1"
+        f" --demonstrations 1 --output {OUTPUT}/prior",
     ),
     Short(
         "weak_scaling",
-        f"--actors 1 2 --step-ms 250 --settle 2 --seconds 10 --output {OUTPUT}/weak-scaling",
+        f"--actors 1 2 --step-ms 100 --settle 5 --seconds 15 --output {OUTPUT}/weak-scaling",
     ),
     Short("search", "--widths 128 --seconds 5", peer="lightzero"),
     Short("search_exactness", peer="lightzero"),

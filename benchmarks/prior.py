@@ -102,21 +102,26 @@ Curve = list[tuple[int, float]]  # env steps and score of each evaluation
 
 
 def make_warm_start(world: World, folder: Path, seed: int, options: argparse.Namespace) -> None:
-    """Into the new folder `folder`. Raises CalledProcessError when it fails."""
+    """Into the new folder `folder`. Raises RuntimeError with its output's end if it fails."""
     words = [
         *world.game, *world.shown(options.demonstrations or world.n_shown), *model_words(options),
         "--seed", str(seed),
         "--prior.prompt.shuffle", "false", "--optimizer-steps", str(options.pretrain_steps),
         "--output", str(folder),
     ]  # fmt: skip
-    with folder.with_name(f"{folder.name}.log").open("w") as log:
-        subprocess.run(
+    path = folder.with_name(f"{folder.name}.log")
+    with path.open("w") as log:
+        ended = subprocess.run(
             [sys.executable, "launch/pretrain_prior.py", *words],
             cwd=ROOT,
             env=os.environ | {"PYTHONPATH": python_path()},
             stdout=log,
             stderr=log,
-            check=True,
+            check=False,
+        )
+    if ended.returncode != 0:
+        raise RuntimeError(
+            f"warm start failed with exit code {ended.returncode}:\n{path.read_text()[-3000:]}"
         )
 
 
