@@ -87,6 +87,8 @@ def _table(rows: Sequence[ProcessRow], title: str) -> Table:
     for row in rows:
         stages = list(row.stages.items())[:MOST_STAGES]
         time_so_far = ", ".join(f"{stage} {share:.0f}%" for stage, share in stages)
+        if time_so_far:
+            time_so_far = f"{_age(row.wall_s)}: {time_so_far}"
         failed = f"failed {row.failures} times" if row.failures else ""
         cells = (
             row.name,

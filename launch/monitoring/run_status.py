@@ -66,7 +66,8 @@ class ProcessRow:
     work: str  # the call it is at
     work_s: float | None  # so far: until now, of a run that has ended until its last record
     queued: int | None  # calls behind that one
-    stages: Mapping[str, float]  # percent of its wall time, the longest first
+    wall_s: float | None  # since it first answered
+    stages: Mapping[str, float]  # percent of that, the longest first
     failures: int  # among the newest events
     is_stalled: bool
 
@@ -154,6 +155,7 @@ def _process_rows(
                 work=text(work.get("method")),
                 work_s=_later(number(work_s), work_since_s),
                 queued=None if queued is None else int(queued),
+                wall_s=number(time_of.get("wall_s")),
                 stages=_percent(time_of),
                 failures=failures[name],
                 # Who starts or stays out is silent by right; older records have no states.

@@ -65,7 +65,7 @@ def test_a_live_run_shows_who_is_at_what_and_what_went_wrong(tmp_path, capsys, m
     (at,) = [number for number, line in enumerate(lines) if line.startswith("learner ")]
     for part in ("11", "healthy", "train 2.5 s ago", "train for 2.0 s, 1 more asked for"):
         assert part in lines[at], lines[at]
-    assert lines[at + 1].strip() == "limiter-wait 60%, train 40%"
+    assert lines[at + 1].strip() == "100.0 s: limiter-wait 60%, train 40%"
     (actor,) = [line for line in lines if line.startswith("env-actor-0 ")]
     for part in ("12", "suspect", "collect 70.0 s ago", "failed 1 times"):
         assert part in actor, actor
