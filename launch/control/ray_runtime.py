@@ -133,9 +133,7 @@ class RayRuntime:
         if name in self._members:
             return PlacementGroupSchedulingStrategy(self._group, self._members.index(name))
         if resources.node_id:
-            return NodeAffinitySchedulingStrategy(
-                resources.node_id, soft=True, _spill_on_unavailable=True
-            )
+            return NodeAffinitySchedulingStrategy(resources.node_id, soft=True)
         return "SPREAD" if resources.spreads else "DEFAULT"
 
     def start(

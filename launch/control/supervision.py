@@ -49,7 +49,7 @@ class Supervisor:
         self._reporter = reporter
         self._progress = progress
         self._checkpoints = checkpoints
-        self._monitor = MonitorLink(runtime, fleet, calls, roster, START_BUDGET_S)
+        self._monitor = MonitorLink(runtime, fleet, calls, roster, reporter, START_BUDGET_S)
         self._nodes = NodeWatch(runtime, fleet, roster, reporter)
         self._room = Room(runtime, fleet, roster, reporter, config.control.min_actors)
         self._lost_at: dict[str, float] = {}  # shards that have not come back yet

@@ -15,7 +15,13 @@ HERE = socket.gethostname()
 
 
 class Reporter:
+    def __init__(self) -> None:
+        self.events: list[tuple[str, dict[str, object]]] = []
+
     def child_state(self, *fields: object) -> None: ...
+
+    def event(self, kind: str, **fields: object) -> None:
+        self.events.append((kind, fields))
 
 
 @dataclass
@@ -30,9 +36,11 @@ class World:
         self.learner = Child("learner", "learner", None)
         self.env_actor = Child("env-actor-0", "env_actor", None)
         self.monitor = Child("monitor", "monitor", None)
-        self.roster = Roster(self, Reporter(), 3, self.now)
+        self.reporter = Reporter()
+        self.roster = Roster(self, self.reporter, 3, self.now)
         self.roster.begin()
-        self.link = MonitorLink(self, self, CallBook(self, 300.0), self.roster, 60.0)
+        calls = CallBook(self, 300.0)
+        self.link = MonitorLink(self, self, calls, self.roster, self.reporter, 60.0)
 
     def children(self) -> list[Child]:
         return [self.learner, self.env_actor, self.monitor]
@@ -87,11 +95,13 @@ def test_the_monitor_goes_to_the_learner_whoever_answers_first() -> None:
             world.answers(child, "gpu" if child is world.learner else "head", pid=1)
         assert world.stopped == [first] and world.monitor_node == "gpu"
         assert world.issued[-1][:2] == (world.monitor, "ping")
+        moved = {"before": "host-of-head", "host": "host-of-gpu"}
+        assert world.reporter.events == [("monitor_moved", moved)]
         world.answers(world.monitor, "gpu", pid=4)
         assert world.stopped == [first] and len(world.watched()) == 3
 
 
-def test_the_monitor_stays_where_it_is_if_there_is_no_room_beside_the_learner() -> None:
+def test_a_monitor_that_ray_puts_elsewhere_is_not_moved_again_and_again() -> None:
     world = World()
     first = world.monitor
     world.answers(first, "head", pid=1)
