@@ -133,7 +133,8 @@ class RayRuntime:
         if name in self._members:
             return PlacementGroupSchedulingStrategy(self._group, self._members.index(name))
         if resources.node_id:
-            return NodeAffinitySchedulingStrategy(resources.node_id, soft=True)
+            # A soft one is not heeded for what asks for no core.
+            return NodeAffinitySchedulingStrategy(resources.node_id, soft=False)
         return "SPREAD" if resources.spreads else "DEFAULT"
 
     def start(

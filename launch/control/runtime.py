@@ -22,7 +22,7 @@ class Resources:
     max_concurrency: int = 1
     restartable: bool = False  # Ray's out-of-memory killer takes these first
     spreads: bool = False  # rather on a node with few of its kind
-    node_id: str = ""  # on this node, while it lives
+    node_id: str = ""  # on this node and no other
     env_vars: dict[str, str] = field(default_factory=dict)
 
 
