@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -26,6 +24,7 @@ from launch.control.fleet import Fleet
 from launch.control.gpu_alarm import why_fallen_back
 from launch.control.ground import this_machine
 from launch.control.memory_ladder import with_saved_rung
+from launch.control.metadata import library_versions
 from launch.control.preflight import preflight, say
 from launch.control.reporter import Reporter
 from launch.control.resources import placement
@@ -180,7 +179,7 @@ def _run(
                 config.acting.num_actors, config.acting.envs_per_actor, time.monotonic
             ),
         )
-        reporter.event("started", host=socket.gethostname(), pid=os.getpid())
+        reporter.event("started", versions=library_versions())
         reporter.device(device, fallen_back)
         reporter.times = runtime.shares
         controller = Controller(config, runtime, fleet, run, reporter, stop)

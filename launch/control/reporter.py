@@ -33,8 +33,14 @@ from replay_service import stat_line
 LIVE_SETTINGS_FILE = "live-settings.json"
 STAT_LINE_PERIOD_S = 30.0
 # Not on the terminal.
-QUIET_EVENTS = ("started", "episode_end", "evaluation", "child_state", "environments_made")
-QUIET_EVENTS += ("weights",)
+QUIET_EVENTS = (
+    "episode_end",
+    "evaluation",
+    "child_state",
+    "environments_made",
+    "weights",
+    "started",
+)
 
 
 class Reporter:
