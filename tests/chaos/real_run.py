@@ -128,7 +128,7 @@ class RealRun:
         return [e for e in found if e["event"] == kind and e["timestamp"] > since]
 
     def heartbeats(self) -> dict[str, dict]:
-        """By process, as the newest heartbeat line has them; {} before the first since the start."""
+        """By process, as the newest line has them; {} before the first since the start."""
         lines = self._lines("heartbeat.jsonl")
         newest = json.loads(lines[-1]) if lines else {"timestamp": 0.0}
         return newest["processes"] if newest["timestamp"] > self._started_at else {}
