@@ -62,6 +62,7 @@ class Fleet:
         self.incarnations: dict[int, int] = {}
         self.prior_engines: list[Child] = []
         self.search: Child | None = None
+        self.monitor_node = ""  # where the monitor is started; "" leaves that to Ray
         self._evaluator_incarnation = -1
         self.language_learner: Child | None = None
         self.reanalyser: Child | None = None
@@ -166,6 +167,10 @@ class Fleet:
         return self.monitor
 
     def _start_monitor(self) -> Child:
+        staying = [node.node_id for node in self._runtime.nodes() if not node.is_draining]
+        resources = self._resources["monitor"]
+        if self.monitor_node in staying:  # where a core that is not free must not keep it out
+            resources = replace(resources, num_cpus=0.0, node_id=self.monitor_node)
         return self._runtime.start(
             "monitor",
             "monitor",
@@ -175,7 +180,7 @@ class Fleet:
                 "config": MonitorConfig(),
                 "rotation": self._config.monitoring.rotation,
             },
-            self._resources["monitor"],
+            resources,
         )
 
     def start_evaluator(self) -> Child:

@@ -15,6 +15,7 @@ from launch.dashboard.checkpoint_list import CheckpointList
 from launch.monitoring.json_lines import JsonLinesReader, JsonValue, parse_json
 from launch.monitoring.metrics_writer import EVENTS_FILE, METRICS_FILE
 from launch.monitoring.monitor import HEARTBEAT_FILE
+from launch.monitoring.run_state import number as _number
 
 CONFIG_FILE = "config.yaml"
 SUMMARY_FILE = "summary.json"
@@ -227,11 +228,6 @@ def _environments(live: Section) -> list[JsonValue]:
     if isinstance(shown, list):
         return [entry for entry in shown if isinstance(entry, dict)]
     return [{"actor": 0, "env": 0, **live}]
-
-
-def _number(value: object) -> float | None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number else None
 
 
 def _how_it_ended(run_dir: Path) -> str:

@@ -128,13 +128,15 @@ class RealRun:
         return [e for e in found if e["event"] == kind and e["timestamp"] > since]
 
     def heartbeats(self) -> dict[str, dict]:
-        """By child, as the newest heartbeat line has them; {} before the first since the start."""
+        """By process, as the newest line has them; {} before the first since the start."""
         lines = self._lines("heartbeat.jsonl")
         newest = json.loads(lines[-1]) if lines else {"timestamp": 0.0}
         return newest["processes"] if newest["timestamp"] > self._started_at else {}
 
     def pids(self) -> dict[str, int]:
-        return {name: beat["pid"] for name, beat in self.heartbeats().items() if beat["pid"]}
+        """Of the children, by name."""
+        children = {name: beat for name, beat in self.heartbeats().items() if name != "driver"}
+        return {name: beat["pid"] for name, beat in children.items() if beat["pid"]}
 
     def wait_until(self, condition: Callable[[], object], what: str) -> float:
         """Seconds until `condition` held. RunStuck after LIMIT_S, or when the run has ended."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shlex
 from itertools import pairwise
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from launch import evaluate, status, train
 from launch.config import parse
 from launch.control.pacing import make_limiter
+from tests.monitoring.metrics_page import documented, undocumented
 
 SMALL = shlex.split(
     """--preset cartpole --runtime serial --device cpu --envs-per-actor 2 --acting.num-actors 2
@@ -82,11 +84,15 @@ def test_reanalysis_reaches_the_wanted_share_and_repeats(tmp_path, mode):
     assert last["replay_patch_invalid_total"] == last["reanalysis_failed_total"] == 0
     assert not any(name.startswith("reanalysis_") for name in metrics(tmp_path / "without")[-1])
     assert metrics(tmp_path / "without")[-1]["reanalysed_share"] == 0.0
+    written = {name for record in records for name in record}
+    assert not undocumented(written)
+    assert ("search_served_batches" in written) == (mode == "served")
 
 
-def test_a_run_leaves_everything_a_user_looks_for(tmp_path):
+def test_a_run_leaves_everything_a_user_looks_for(tmp_path, capsys):
     folder = tmp_path / "run"
     assert run(folder) == 0
+    assert f"tensorboard --logdir {folder / 'tensorboard'}" in capsys.readouterr().out
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["finished"]
     assert summary["env_steps"] >= 240
@@ -225,6 +231,7 @@ def test_two_shards_share_a_run_and_its_continuation_repeats(tmp_path):
     assert metrics["replay_push_total"] == sum(pushed)
     assert metrics["replay_sample_total"] == summary["updates"]
     assert (metrics["replay_shards_alive"], metrics["replay_shards_lost"]) == (2, 0)
+    assert documented("replay_shards_") <= set(metrics) and not undocumented(set(metrics))
 
 
 @pytest.mark.parametrize("loss", ["sft", "rft"])
@@ -305,4 +312,6 @@ def test_schedules_that_adapt_repeat_and_a_run_says_where_its_time_went(tmp_path
         assert word in tree
     assert status.main([str(tmp_path / "a")]) == 0
     shown = capsys.readouterr().out
-    assert "finished" in shown and "env steps 240" in shown and "env-actor-1" in shown
+    assert "finished" in shown and "env steps 240" in shown
+    (actor,) = [row for row in shown.splitlines() if row.startswith("env-actor-1 ")]
+    assert re.search(r" ago +\d+\.\d s: \S+ \d+%", actor), "when, and its times"
