@@ -12,9 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from launch.dashboard.checkpoint_list import CheckpointList
+from launch.dashboard.time_shares import TimeShares
 from launch.monitoring.json_lines import JsonLinesReader, JsonValue, parse_json
 from launch.monitoring.metrics_writer import EVENTS_FILE, METRICS_FILE
 from launch.monitoring.monitor import HEARTBEAT_FILE
+from launch.monitoring.rotation import part_numbers
+from launch.tracing.times_file import TIMES_FILE
 
 CONFIG_FILE = "config.yaml"
 SUMMARY_FILE = "summary.json"
@@ -22,7 +25,8 @@ LIVE_FILE = "live.json"
 SETTINGS_FILE = "live-settings.json"
 MAX_POINTS = 400  # per curve sent to a browser; more than a screen has pixels to show
 MAX_EVENTS = 60
-MAX_LIVE_BYTES = 4 << 20
+MAX_LIVE_BYTES = 4 << 20  # of a file that is replaced as a whole
+MAX_BEAT_BYTES = 1 << 20  # a heartbeat of some thousand processes; only the newest is shown
 SILENT_AFTER_S = 30.0  # several metric periods
 ENDED_STATES = ("finished", "stopped")
 
@@ -50,20 +54,36 @@ def is_run(path: Path) -> bool:
 
 
 def check_run(path: Path) -> None:
-    """Raises NotARunError unless `path` is a run directory."""
-    if not path.exists():
+    """Raises NotARunError unless `path` is a run directory that can be read."""
+    try:
+        path.stat()
+        if not path.is_dir():
+            raise NotARunError(f"{path} is a file, not a run directory")
+        entries = sorted(path.iterdir())
+        if is_run(path):
+            return
+    except FileNotFoundError as error:
         raise NotARunError(
             f"{path} does not exist; name a folder that a run writes, e.g. runs/NAME"
-        )
-    if not path.is_dir():
-        raise NotARunError(f"{path} is a file, not a run directory")
-    if is_run(path):
-        return
-    runs = sorted(child for child in path.iterdir() if child.is_dir() and is_run(child))
-    hint = "; runs inside it: " + ", ".join(map(str, runs[:8])) if runs else ""
+        ) from error
+    except OSError as error:
+        raise NotARunError(
+            f"{path} can't be read: {error.strerror}; name a folder that a run writes and that "
+            "you may read"
+        ) from error
+    runs = [str(entry) for entry in entries if _is_readable_run(entry)]
+    hint = "; runs inside it: " + ", ".join(runs[:8]) if runs else ""
     raise NotARunError(
         f"{path} is not a run directory: it has no {CONFIG_FILE} and no {METRICS_FILE}{hint}"
     )
+
+
+def _is_readable_run(path: Path) -> bool:
+    """A neighbour that can't be looked into, such as `lost+found`, is none to be named."""
+    try:
+        return path.is_dir() and is_run(path)
+    except OSError:
+        return False
 
 
 class RunView:
@@ -77,7 +97,8 @@ class RunView:
         self._clock = clock
         self._metrics = JsonLinesReader(run_dir / METRICS_FILE)
         self._events = JsonLinesReader(run_dir / EVENTS_FILE)
-        self._heartbeats = JsonLinesReader(run_dir / HEARTBEAT_FILE)
+        self._heartbeats = _reader_of_the_end(run_dir / HEARTBEAT_FILE)
+        self._time_shares = TimeShares()
         self._rows: list[tuple[float | None, ...]] = []
         self._latest: Section = {}
         self._beat: Section = {}
@@ -86,6 +107,7 @@ class RunView:
         self._failed_at: dict[str, float | None] = {}  # the last time, by child
         self._checkpoints = CheckpointList(run_dir)
         self._stamps: dict[str, tuple[int, int]] = {}  # of files that are replaced, as last read
+        self._too_large: dict[str, JsonValue] = {}  # what to say of such a file, by its name
         self._sections: dict[str, tuple[int, Section]] = {}
 
     def refresh(self) -> None:
@@ -109,12 +131,21 @@ class RunView:
         if events or "events" not in self._sections:
             self._set("events", {"events": list(self._recent_events)[::-1]})
         self._set("checkpoints", {"checkpoints": self._checkpoints.rows()})
+        self._read_files_that_are_replaced()
+
+    def _read_files_that_are_replaced(self) -> None:
         live = self._read_replaced(LIVE_FILE)
         if live is not None:
             self._set("live", {"environments": _environments(live)})
         settings = self._read_replaced(SETTINGS_FILE)
         if settings is not None:
             self._set("settings", settings)
+        times = self._read_replaced(TIMES_FILE)
+        if times is not None:
+            self._time_shares.add(times)
+        has_ended = self.state in ENDED_STATES
+        self._set("waits", self._time_shares.section(self._latest, has_ended=has_ended))
+        self._set("notes", {"notes": list(self._too_large.values())})
 
     def changed_since(self, seen: dict[str, int]) -> list[Section]:
         """Messages for a browser that has `seen` these versions; brings `seen` up to date."""
@@ -212,13 +243,32 @@ class RunView:
         try:
             stat = path.stat()
             stamp = (stat.st_mtime_ns, stat.st_size)
-            if stamp == self._stamps.get(name) or stat.st_size > MAX_LIVE_BYTES:
+            if stamp == self._stamps.get(name):
+                return None
+            self._too_large.pop(name, None)
+            if stat.st_size > MAX_LIVE_BYTES:
+                self._too_large[name] = (
+                    f"{name} has {stat.st_size:,} bytes, and this page reads {MAX_LIVE_BYTES:,} at "
+                    "most: what it shows is older"
+                )
                 return None
             content = parse_json(path.read_bytes())
         except (OSError, ValueError):
             return None
         self._stamps[name] = stamp
         return content if isinstance(content, dict) else None
+
+
+def _reader_of_the_end(path: Path) -> JsonLinesReader:
+    """From some record before the newest on, which is in the newest part just after a rotation."""
+    try:
+        size_bytes = path.stat().st_size
+    except OSError:
+        size_bytes = 0
+    put_aside = part_numbers(path)
+    read = put_aside if size_bytes else put_aside[:-1]
+    start = max(0, size_bytes - MAX_BEAT_BYTES)
+    return JsonLinesReader(path, start=start, after_part=max(read, default=0))
 
 
 def _environments(live: Section) -> list[JsonValue]:
@@ -231,7 +281,7 @@ def _environments(live: Section) -> list[JsonValue]:
 
 def _number(value: object) -> float | None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number else None
+    return float(value) if is_number and abs(value) < 1e308 else None
 
 
 def _how_it_ended(run_dir: Path) -> str:

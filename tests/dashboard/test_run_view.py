@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from launch.dashboard.run_view import MAX_POINTS, NotARunError, RunView, check_run
+from launch.dashboard.run_view import (
+    MAX_BEAT_BYTES,
+    MAX_LIVE_BYTES,
+    MAX_POINTS,
+    NotARunError,
+    RunView,
+    check_run,
+)
+from launch.monitoring.json_lines import JsonLinesReader
 
 
 def sections(view: RunView, seen: dict[str, int] | None = None) -> dict:
@@ -20,7 +31,7 @@ def test_sends_each_section_once_and_then_only_news(run) -> None:
     view, seen = RunView(run.path), {}
     first = sections(view, seen)
     kinds = {"status", "curves", "figures", "fleet", "events", "live", "checkpoints", "settings"}
-    assert set(first) == kinds
+    assert set(first) == kinds | {"waits", "notes"}
     assert sections(view, seen) == {}
     run.live("Pipe ahead")
     assert sections(view, seen)["live"]["environments"][0]["prompt"] == "Pipe ahead"
@@ -105,10 +116,11 @@ def test_checkpoints_are_listed_newest_first_with_what_is_known(run) -> None:
         '{"a": 1}',
         '{"global_step": true}',
         '{"global_step": 1e999}',
+        '{"global_step": 1%s}' % ("0" * 400),
         "[" * 100_000,
         "\xff",
     ],
-    ids=range(10),
+    ids=range(11),
 )
 def test_strange_records_are_skipped(run, line: str) -> None:
     before = sections(RunView(run.path))["curves"]
@@ -130,6 +142,86 @@ def test_strange_values_in_known_places_do_not_break_it(empty_run) -> None:
     assert (row["name"], row["rss_mb"], row["beat_at"]) == ("learner", None, None)
     assert found["curves"]["charts"] == []
     json.dumps(found, allow_nan=False)  # browsers refuse NaN
+
+
+def test_only_the_end_of_the_heartbeats_is_read(run) -> None:
+    """A long run has gigabytes of them, most of them put aside."""
+    path = run.path / "heartbeat.jsonl"
+    old = {"timestamp": 5.0, "processes": {"gone": {"age_s": 1.0}}}
+    for number in (1, 2):
+        path.with_name(f"{path.name}.{number:06d}").write_text(json.dumps(old) + "\n")
+    line = json.dumps({"timestamp": 1.0, "processes": {}}) + "\n"
+    path.write_text(line * (3 * MAX_BEAT_BYTES // len(line)) + path.read_text())
+    view = RunView(run.path)
+    reader = view._heartbeats
+    processes = {p["name"]: p["beat_at"] for p in sections(view)["fleet"]["processes"]}
+    assert set(processes) == {"learner", "env-actor-0"} and processes["learner"] is not None
+    n_read = sum(1 for _ in JsonLinesReader(path).iter_new())
+    assert reader.n_skipped <= 1 and n_read > 2 * MAX_BEAT_BYTES / len(line)
+
+
+def test_just_after_a_rotation_the_newest_part_has_the_newest_heartbeat(run) -> None:
+    (run.path / "heartbeat.jsonl").rename(run.path / "heartbeat.jsonl.000007")
+    view, seen = RunView(run.path), {}
+    fleet = {p["name"]: p for p in sections(view, seen)["fleet"]["processes"]}
+    assert fleet["env-actor-0"]["is_stalled"]
+    run.heartbeat(learner=2.0, env_actor_0=3.0)
+    fleet = {p["name"]: p for p in sections(view, seen)["fleet"]["processes"]}
+    assert not fleet["env-actor-0"]["is_stalled"]
+
+
+def test_pictures_that_are_too_large_to_read_are_told_of(run) -> None:
+    view = RunView(run.path)
+    assert sections(view)["notes"]["notes"] == []
+    content = json.loads((run.path / "live.json").read_text())
+    (run.path / "live.json").write_text(json.dumps({**content, "x": "x" * MAX_LIVE_BYTES}))
+    found = sections(view)
+    (note,) = found["notes"]["notes"]
+    assert note.startswith("live.json has 4,1") and "reads 4,194,304 at most" in note
+    assert len(found["live"]["environments"]) == 3, "the older ones stay"
+    run.live("Pipe ahead")
+    found = sections(view)
+    assert found["notes"]["notes"] == []
+    assert found["live"]["environments"][0]["prompt"] == "Pipe ahead"
+
+
+@pytest.fixture
+def as_nobody() -> Iterator[Path]:
+    """An open folder, and no rights of the superuser."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        was = os.geteuid()
+        yield Path(folder)
+        os.seteuid(was)
+
+
+def give_up_rights() -> None:
+    if os.geteuid() == 0:
+        os.seteuid(65534)
+
+
+def test_a_folder_that_may_not_be_read_is_named_with_the_cause(as_nobody: Path) -> None:
+    (as_nobody / "mine").mkdir(mode=0o700)
+    os.chmod(as_nobody / "mine", 0)
+    give_up_rights()
+    for path in (as_nobody / "mine", as_nobody / "mine" / "run"):
+        with pytest.raises(NotARunError, match=r"mine.* can't be read: Permission denied; name a"):
+            check_run(path)
+
+
+def test_a_neighbour_that_may_not_be_read_breaks_no_hint(as_nobody: Path) -> None:
+    (as_nobody / "lost+found").mkdir()
+    os.chmod(as_nobody / "lost+found", 0)
+    (as_nobody / "demo").mkdir()
+    (as_nobody / "demo" / "config.yaml").write_text("seed: 0\n")
+    give_up_rights()
+    with pytest.raises(NotARunError, match=r"runs inside it: \S*demo$"):
+        check_run(as_nobody)
+
+
+def test_a_name_that_no_folder_can_have_is_told(tmp_path: Path) -> None:
+    with pytest.raises(NotARunError, match="can't be read: File name too long"):
+        check_run(tmp_path / ("x" * 5000))
 
 
 def test_not_a_run_is_told_with_what_could_be_meant(tmp_path: Path, run) -> None:
