@@ -1,4 +1,4 @@
-"""The processes of a run that its own monitor does not count, watched from outside."""
+"""The driver of a run and the Ray below it, which its own monitor counts as one."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Seen:
 
 
 class FamilyWatch:
-    """The processes that the run's own monitor does not count: the driver, Ray's daemons and idle
-    workers, and what a watched child has started (vLLM's EngineCore)."""
+    """What the run's own monitor counts as the driver's, one by one: the driver itself, Ray's
+    daemons and idle workers."""
 
     def __init__(self, run_dir: Path) -> None:
         self._run_dir = run_dir
@@ -60,9 +60,9 @@ class FamilyWatch:
         for at, look in self._looks:
             sums: dict[str, tuple[float, float, float]] = {}
             for pid, one in look.items():
-                if self._named.get(pid, "driver") != "driver":
+                if self._owner(pid, one) != "driver":
                     continue
-                name = self._group(pid, one, programs[pid])
+                name = self._group(pid, programs[pid])
                 before = sums.get(name, (0.0, 0.0, 0.0))
                 new = (one.resident, one.unique, one.cpu_s)
                 sums[name] = tuple(a + b for a, b in zip(before, new, strict=True))
@@ -78,12 +78,13 @@ class FamilyWatch:
             rows.append((name, max(x[1] for x in looks), max(x[2] for x in looks), cpu))
         return rows
 
-    def _group(self, pid: int, one: Seen, program: str) -> str:
+    def _owner(self, pid: int, one: Seen) -> str:
+        """Who is the nearest above it that has a name, itself included."""
+        return next((self._named[p] for p in (pid, *one.parents) if p in self._named), "driver")
+
+    def _group(self, pid: int, program: str) -> str:
         if pid in self._named:
             return self._named[pid]
-        owners = [self._named[parent] for parent in one.parents if parent in self._named]
-        if owners and owners[0] != "driver":
-            return f"{owners[0]} > {program}"
         return "Ray's idle workers" if program.startswith("ray::IDLE") else "Ray's daemons"
 
 

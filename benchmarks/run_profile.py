@@ -38,6 +38,7 @@ from benchmarks.training_run import (
 from launch.config import Config, overlay, preset_names
 from launch.monitoring.json_lines import JsonLinesReader
 from launch.monitoring.monitor import HEARTBEAT_FILE
+from launch.tracing.time_book import DRIVER
 
 FIGURES = ("cpu_percent", "rss_mb", "uss_mb")  # of each process in a heartbeat
 Line = tuple[str, str, str]  # name, figure, remark
@@ -134,7 +135,9 @@ def usage_records(run_dir: Path) -> list[dict[str, object]]:
     records = []
     for line in JsonLinesReader(run_dir / HEARTBEAT_FILE).read_new():
         record = {"timestamp": line["timestamp"]}
-        for name, beat in line["processes"].items():
+        # FamilyWatch has what belongs to the driver, one by one.
+        children = {n: beat for n, beat in line["processes"].items() if n != DRIVER}
+        for name, beat in children.items():
             record |= {f"{figure}/{name}": beat[figure] for figure in FIGURES}
         records.append(record)
     return records

@@ -177,6 +177,9 @@ class SimulatedRuntime:
     def place_of(self, child: Child) -> Node:
         return _node(child.handle.machine, self._now, self.faults.notice_s)
 
+    def pid_of(self, child: Child) -> int:
+        return child.handle.pid
+
     def nodes(self) -> list[Node]:
         began = self._enter()
         for index, machine in enumerate(self._machines):

@@ -17,7 +17,8 @@ from rich.table import Table
 from launch.config import fail
 from launch.dashboard.run_view import NotARunError, check_run
 from launch.monitoring.live_table import who_waits
-from launch.monitoring.run_status import Alert, ProcessRow, RunStatus, number, read_status, text
+from launch.monitoring.run_state import number
+from launch.monitoring.run_status import Alert, ProcessRow, RunStatus, read_status, text
 
 MOST_STAGES = 3
 FIGURES = (
@@ -58,7 +59,8 @@ def print_status(status: RunStatus, console: Console, *, n_alerts: int) -> None:
     console.print(" | ".join(figures) or "no figures yet", soft_wrap=True)
     console.print(f"waits: {who_waits(status.metrics)}", soft_wrap=True)
     if status.processes:
-        console.print(_table(status.processes))
+        beaten = "" if status.beat_age_s is None else f"; heartbeat {_age(status.beat_age_s)} ago"
+        console.print(_table(status.processes, f"processes{beaten}:"))
     for alert in status.alerts[-n_alerts:] if n_alerts else ():
         console.print(_line(alert), markup=False, soft_wrap=True)
     if not status.alerts:
@@ -76,9 +78,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _table(rows: Sequence[ProcessRow]) -> Table:
+def _table(rows: Sequence[ProcessRow], title: str) -> Table:
     """Two lines a process, within 80 columns for most."""
-    table = Table(box=None, pad_edge=False, title_justify="left", title="at the last record:")
+    table = Table(box=None, pad_edge=False, title_justify="left", title=title)
     for header in ("process", "pid", "state", "last answer"):
         table.add_column(header, no_wrap=True)
     table.add_column("at work; time so far")

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 
@@ -41,9 +44,9 @@ from launch.control.warm_start import place_warm_start
 from launch.dashboard.page_process import PageProcess
 from launch.monitoring.destinations import destinations
 from launch.monitoring.gpu_reader import GpuReader
-from launch.monitoring.json_lines import last_record
 from launch.monitoring.live_table import LiveTable, print_summary
 from launch.monitoring.metrics_writer import METRICS_FILE, MetricsWriter
+from launch.monitoring.record_tail import last_record
 from launch.reports.at_end import leave_report
 from launch.reports.page import REPORT_FILE
 from launch.tracing.timing_tree import timing_tree
@@ -150,7 +153,7 @@ def _run(
         config.device,
         device,
         n_gpus=GpuReader().read().count,
-        was_on_gpu=bool(last_record(run.path / METRICS_FILE).get("learner_on_gpu")),
+        was_on_gpu=_was_on_gpu(run.path),
     )
     with (
         MetricsWriter(
@@ -177,6 +180,7 @@ def _run(
                 config.acting.num_actors, config.acting.envs_per_actor, time.monotonic
             ),
         )
+        reporter.event("started", host=socket.gethostname(), pid=os.getpid())
         reporter.device(device, fallen_back)
         reporter.times = runtime.shares
         controller = Controller(config, runtime, fleet, run, reporter, stop)
@@ -211,6 +215,12 @@ def _start_runtime(config: Config, device: str) -> tuple[Runtime, Links]:
             "--address and RAY_ADDRESS out to start Ray on this machine"
         )
     return runtime, RayLinks()
+
+
+def _was_on_gpu(run_dir: Path) -> bool:
+    """This run, when it last wrote a record."""
+    record, _ = last_record(run_dir / METRICS_FILE)
+    return bool(record.get("learner_on_gpu"))
 
 
 def _source(run: RunDirectory) -> str:

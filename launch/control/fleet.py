@@ -62,6 +62,7 @@ class Fleet:
         self.incarnations: dict[int, int] = {}
         self.prior_engines: list[Child] = []
         self.search: Child | None = None
+        self.monitor_node = ""  # where the monitor is started, if there is room
         self._evaluator_incarnation = -1
         self.language_learner: Child | None = None
         self.reanalyser: Child | None = None
@@ -166,6 +167,8 @@ class Fleet:
         return self.monitor
 
     def _start_monitor(self) -> Child:
+        staying = [node.node_id for node in self._runtime.nodes() if not node.is_draining]
+        node_id = self.monitor_node if self.monitor_node in staying else ""
         return self._runtime.start(
             "monitor",
             "monitor",
@@ -175,7 +178,7 @@ class Fleet:
                 "config": MonitorConfig(),
                 "rotation": self._config.monitoring.rotation,
             },
-            self._resources["monitor"],
+            replace(self._resources["monitor"], node_id=node_id),
         )
 
     def start_evaluator(self) -> Child:

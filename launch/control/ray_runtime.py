@@ -25,7 +25,10 @@ from ray.util.placement_group import (
     placement_group,
     remove_placement_group,
 )
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from ray.util.scheduling_strategies import (
+    NodeAffinitySchedulingStrategy,
+    PlacementGroupSchedulingStrategy,
+)
 
 from actors.prior.prior_engine_actor import PriorEngineActor, RayPriorTransport
 from actors.search_actor import RaySearchTransport, SearchActor
@@ -124,10 +127,16 @@ class RayRuntime:
             [{name: amount for name, amount in b.items() if amount} for b in bundles], "PACK"
         )
 
-    def _strategy(self, name: str, *, spreads: bool) -> str | PlacementGroupSchedulingStrategy:
+    def _strategy(
+        self, name: str, resources: Resources
+    ) -> str | PlacementGroupSchedulingStrategy | NodeAffinitySchedulingStrategy:
         if name in self._members:
             return PlacementGroupSchedulingStrategy(self._group, self._members.index(name))
-        return "SPREAD" if spreads else "DEFAULT"
+        if resources.node_id:
+            return NodeAffinitySchedulingStrategy(
+                resources.node_id, soft=True, _spill_on_unavailable=True
+            )
+        return "SPREAD" if resources.spreads else "DEFAULT"
 
     def start(
         self, name: str, role: str, factory: type, kwargs: dict[str, object], resources: Resources
@@ -139,7 +148,7 @@ class RayRuntime:
             max_concurrency=resources.max_concurrency,
             max_restarts=-1 if resources.restartable else 0,
             max_task_retries=0,
-            scheduling_strategy=self._strategy(name, spreads=resources.spreads),
+            scheduling_strategy=self._strategy(name, resources),
             # Readable in Ray's lists. A replaced child would find its own name still taken.
             name=name if resources.restartable else f"{name}@{next(_start_numbers)}",
             runtime_env={"env_vars": env_vars},
@@ -209,6 +218,10 @@ class RayRuntime:
         address = actor["Address"]
         nodes = {node.node_id: node for node in self.nodes()}
         return nodes.get(address["NodeID"], Node(address["NodeID"], address["IPAddress"]))
+
+    def pid_of(self, child: Child) -> int:
+        actor = ray_state.actor_table(child.handle._actor_id.hex())
+        return actor["Pid"] if actor else 0
 
     def nodes(self) -> list[Node]:
         draining = ray_state.get_draining_nodes()

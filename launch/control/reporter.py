@@ -11,6 +11,7 @@ from pathlib import Path
 from actors.collect_report import CollectReport
 from actors.evaluation import EvaluationReport
 from actors.live_view import EnvView
+from launch.control.child_health import State
 from launch.control.construction import Construction
 from launch.control.gpu_alarm import GpuAlarm
 from launch.control.live_file import LiveFile
@@ -24,6 +25,7 @@ from launch.monitoring.json_lines import Scalar
 from launch.monitoring.live_table import LiveTable
 from launch.monitoring.metrics_writer import MetricsWriter
 from launch.monitoring.monitor import Heartbeat
+from launch.tracing.time_book import DRIVER
 from learner.partial_restore import FileMatch
 from learner.weights import NO_VERSION
 from replay_service import stat_line
@@ -31,7 +33,8 @@ from replay_service import stat_line
 LIVE_SETTINGS_FILE = "live-settings.json"
 STAT_LINE_PERIOD_S = 30.0
 # Not on the terminal.
-QUIET_EVENTS = ("episode_end", "evaluation", "child_state", "environments_made", "weights")
+QUIET_EVENTS = ("started", "episode_end", "evaluation", "child_state", "environments_made")
+QUIET_EVENTS += ("weights",)
 
 
 class Reporter:
@@ -124,7 +127,8 @@ class Reporter:
         self.event("child_state", child=child, before=before, state=state, wait_s=round(wait_s, 3))
 
     def heartbeats(self) -> list[Heartbeat]:
-        return self._signs.heartbeats()
+        """Of all children, and of the driver, which is the caller."""
+        return [Heartbeat(DRIVER, "turn", 0.0, State.HEALTHY), *self._signs.heartbeats()]
 
     def device(self, device: str, fallen_back: str | None) -> None:
         """Where learning happens; `fallen_back`: why the CPU, where a GPU was to be expected."""

@@ -22,6 +22,7 @@ class Resources:
     max_concurrency: int = 1
     restartable: bool = False  # Ray's out-of-memory killer takes these first
     spreads: bool = False  # rather on a node with few of its kind
+    node_id: str = ""  # rather on this node
     env_vars: dict[str, str] = field(default_factory=dict)
 
 
@@ -166,6 +167,9 @@ class Runtime(Protocol):
 
     def place_of(self, child: Child) -> Node | None:
         """Where `child` is or starts; None while no node has room for it."""
+
+    def pid_of(self, child: Child) -> int:
+        """Its process, which may still be starting; 0 while there is none."""
 
     def nodes(self) -> list[Node]:
         """All living nodes."""

@@ -93,6 +93,9 @@ class SerialRuntime:
     def place_of(self, child: Child) -> Node:
         return Node("here", socket.gethostname(), holds_driver=True)
 
+    def pid_of(self, child: Child) -> int:
+        return os.getpid()
+
     def nodes(self) -> list[Node]:
         return [Node("here", socket.gethostname(), holds_driver=True)]
 

@@ -9,6 +9,7 @@ from launch.control.call_book import CallBook, RunFailed
 from launch.control.checkpoint import CheckpointStore
 from launch.control.child_health import UP, State
 from launch.control.fleet import Fleet
+from launch.control.monitor_link import MonitorLink
 from launch.control.node_watch import NodeWatch
 from launch.control.progress import Progress
 from launch.control.reporter import Reporter
@@ -48,6 +49,7 @@ class Supervisor:
         self._reporter = reporter
         self._progress = progress
         self._checkpoints = checkpoints
+        self._monitor = MonitorLink(runtime, fleet, calls, roster, START_BUDGET_S)
         self._nodes = NodeWatch(runtime, fleet, roster, reporter)
         self._room = Room(runtime, fleet, roster, reporter, config.control.min_actors)
         self._lost_at: dict[str, float] = {}  # shards that have not come back yet
@@ -273,16 +275,7 @@ class Supervisor:
         child.pid = pid
         if place is not None:
             child.node_id, child.host = place.node_id, place.host
-        if child.role == "monitor":
-            self._monitor_answers()
-        elif self._roster.is_up(self._fleet.monitor):
-            self._calls.issue(self._fleet.monitor, "watch", child.name, pid)
-
-    def _monitor_answers(self) -> None:
-        """It is another process than before: it hears again whom there is to watch."""
-        for child in self._fleet.children():
-            if child.pid:
-                self._calls.issue(self._fleet.monitor, "watch", child.name, child.pid)
+        self._monitor.answered(child)
 
     def _ping_quiet_children(self) -> None:
         """Asks those for a sign of life that nobody had a reason to call, and lost shards."""

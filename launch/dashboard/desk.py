@@ -74,7 +74,7 @@ class Desk:
             return Answer(False, f"a page asks for {SETTING} or {CHECKPOINT}, nothing else")
         state = self._state()
         if state in ENDED_STATES:
-            return Answer(False, f"this run is {state}: nothing of it can be changed any more")
+            return Answer(False, f"this run has {state}: nothing of it can be changed any more")
         if self._n_open >= MOST_OPEN:
             return Answer(False, f"{MOST_OPEN} requests wait for the run already; try again later")
         self._n_open += 1

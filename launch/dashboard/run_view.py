@@ -17,18 +17,17 @@ from launch.monitoring.json_lines import JsonLinesReader, JsonValue, parse_json
 from launch.monitoring.metrics_writer import EVENTS_FILE, METRICS_FILE
 from launch.monitoring.monitor import HEARTBEAT_FILE
 from launch.monitoring.rotation import part_numbers
+from launch.monitoring.run_state import failed_after, newest_timestamp, number, state_of_run
 from launch.tracing.times_file import TIMES_FILE
 
 CONFIG_FILE = "config.yaml"
-SUMMARY_FILE = "summary.json"
 LIVE_FILE = "live.json"
 SETTINGS_FILE = "live-settings.json"
 MAX_POINTS = 400  # per curve sent to a browser; more than a screen has pixels to show
 MAX_EVENTS = 60
 MAX_LIVE_BYTES = 4 << 20  # of a file that is replaced as a whole
 MAX_BEAT_BYTES = 1 << 20  # a heartbeat of some thousand processes; only the newest is shown
-SILENT_AFTER_S = 30.0  # several metric periods
-ENDED_STATES = ("finished", "stopped")
+ENDED_STATES = ("finished", "stopped", "failed")
 
 CURVES: dict[str, tuple[str, ...]] = {
     "return": ("avg_return", "recent_return_p90", "eval_return_mean"),
@@ -103,6 +102,7 @@ class RunView:
         self._latest: Section = {}
         self._beat: Section = {}
         self._recent_events: deque[Section] = deque(maxlen=MAX_EVENTS)
+        self._has_failed = False
         self._restarts: Counter[str] = Counter()
         self._failed_at: dict[str, float | None] = {}  # the last time, by child
         self._checkpoints = CheckpointList(run_dir)
@@ -122,7 +122,8 @@ class RunView:
         for event in self._events.iter_new():
             self._add_event(event)
             events += 1
-        self._set("status", self._status())
+        state = self.state
+        self._set("status", self._status(state))
         if records or "curves" not in self._sections:
             self._set("curves", self._curves())
             self._set("figures", self._latest)
@@ -132,6 +133,9 @@ class RunView:
             self._set("events", {"events": list(self._recent_events)[::-1]})
         self._set("checkpoints", {"checkpoints": self._checkpoints.rows()})
         self._read_files_that_are_replaced()
+        waits = self._time_shares.section(self._latest, has_ended=state in ENDED_STATES)
+        self._set("waits", waits)
+        self._set("notes", {"notes": list(self._too_large.values())})
 
     def _read_files_that_are_replaced(self) -> None:
         live = self._read_replaced(LIVE_FILE)
@@ -143,9 +147,6 @@ class RunView:
         times = self._read_replaced(TIMES_FILE)
         if times is not None:
             self._time_shares.add(times)
-        has_ended = self.state in ENDED_STATES
-        self._set("waits", self._time_shares.section(self._latest, has_ended=has_ended))
-        self._set("notes", {"notes": list(self._too_large.values())})
 
     def changed_since(self, seen: dict[str, int]) -> list[Section]:
         """Messages for a browser that has `seen` these versions; brings `seen` up to date."""
@@ -162,7 +163,7 @@ class RunView:
             self._sections[kind] = (version + 1, section)
 
     def _add_metrics(self, record: Section) -> None:
-        row = tuple(_number(record.get(name)) for name in _COLUMNS)
+        row = tuple(number(record.get(name)) for name in _COLUMNS)
         step = row[0]
         if step is None:
             return
@@ -173,27 +174,25 @@ class RunView:
 
     def _add_event(self, event: Section) -> None:
         self._recent_events.append(event)
+        self._has_failed = failed_after(event, self._has_failed)
         if event.get("event") == "child_failed":
             self._restarts[str(event.get("child"))] += 1
-            self._failed_at[str(event.get("child"))] = _number(event.get("timestamp"))
+            self._failed_at[str(event.get("child"))] = number(event.get("timestamp"))
         elif event.get("event") == "checkpoint":
             self._checkpoints.told(event)
 
     @property
     def state(self) -> str:
-        """Whether the run is alive, by its newest record and by what its end leaves."""
-        if ended := _how_it_ended(self.run_dir):
-            return ended
-        if self._newest == 0.0:
-            return "starting"
-        return "running" if self._clock() - self._newest < SILENT_AFTER_S else "silent"
+        """As `state_of_run` has it, by all that was read until the last refresh."""
+        newest, now = self._newest, self._clock()
+        return state_of_run(self.run_dir, newest, has_failed=self._has_failed, now=now)
 
     @property
-    def _newest(self) -> float:
-        return max(_number(r.get("timestamp")) or 0.0 for r in (self._latest, self._beat))
+    def _newest(self) -> float | None:
+        return newest_timestamp(self._latest, self._beat, *list(self._recent_events)[-1:])
 
-    def _status(self) -> Section:
-        return {"run": self.run_dir.name, "state": self.state, "newest": self._newest or None}
+    def _status(self, state: str) -> Section:
+        return {"run": self.run_dir.resolve().name, "state": state, "newest": self._newest}
 
     def _curves(self) -> Section:
         stride = max(1, -(-len(self._rows) // MAX_POINTS))
@@ -215,8 +214,8 @@ class RunView:
         for name in sorted(set(beats) | measured):
             beat = beats.get(name)
             beat = beat if isinstance(beat, dict) else {}
-            age_s = _number(beat.get("age_s"))
-            written = _number(self._beat.get("timestamp"))
+            age_s = number(beat.get("age_s"))
+            written = number(self._beat.get("timestamp"))
             rows.append(
                 {
                     "name": name,
@@ -234,8 +233,8 @@ class RunView:
 
     def _usage(self, beat: Section, figure: str, process: str) -> float | None:
         """Of one process; older runs have it in their metrics."""
-        now = _number(beat.get(figure))
-        return _number(self._latest.get(f"{figure}/{process}")) if now is None else now
+        now = number(beat.get(figure))
+        return number(self._latest.get(f"{figure}/{process}")) if now is None else now
 
     def _read_replaced(self, name: str) -> Section | None:
         """The content of a file that is replaced as a whole; None without news."""
@@ -277,19 +276,3 @@ def _environments(live: Section) -> list[JsonValue]:
     if isinstance(shown, list):
         return [entry for entry in shown if isinstance(entry, dict)]
     return [{"actor": 0, "env": 0, **live}]
-
-
-def _number(value: object) -> float | None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and abs(value) < 1e308 else None
-
-
-def _how_it_ended(run_dir: Path) -> str:
-    """Of the last process of the run; "" while one goes on, or after one that failed."""
-    try:
-        summary = parse_json((run_dir / SUMMARY_FILE).read_bytes())
-    except (OSError, ValueError):
-        return ""
-    if not isinstance(summary, dict):
-        return ""
-    return "finished" if summary.get("finished") is True else "stopped"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -61,17 +62,15 @@ class GpuReader:
         nvml = self._nvml
         try:
             if self._handles is None:
-                nvml.nvmlInit()
-                count = nvml.nvmlDeviceGetCount()
-                self._handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(count)]
+                self._handles = self._enumerate()
         except nvml.NVMLError as error:
-            self._handles = None
             return GpuReading(missing_reason=f"NVML: {error}")
         if not self._handles:
             return GpuReading(count=0, missing_reason="the NVIDIA driver shows no GPU")
         living, memory_mb, lost_reason = self._living(self._handles)
         if lost_reason:
-            self._handles = None  # a GPU that was reset is found again by the next nvmlInit
+            self._handles = None
+            self._shut_down()
         if not living:
             return GpuReading(count=0, missing_reason=lost_reason)
         util, util_reason = self._sum(
@@ -84,6 +83,23 @@ class GpuReader:
         mean = sum(self._utils) / len(self._utils) if self._utils else None
         reason = "; ".join(filter(None, (lost_reason, util_reason, power_reason)))
         return GpuReading(len(living), util, mean, memory_mb, power, reason)
+
+    def _enumerate(self) -> list[object]:
+        """Handles of all GPUs; raises NVMLError, and leaves NVML shut down then."""
+        self._nvml.nvmlInit()
+        try:
+            count = self._nvml.nvmlDeviceGetCount()
+            return [self._nvml.nvmlDeviceGetHandleByIndex(i) for i in range(count)]
+        except self._nvml.NVMLError:
+            self._shut_down()
+            raise
+
+    def _shut_down(self) -> None:
+        """NVML counts its users: only after the last one's end does nvmlInit look for GPUs anew,
+        and finds one that was reset.
+        """
+        with suppress(self._nvml.NVMLError):
+            self._nvml.nvmlShutdown()
 
     def _living(self, handles: list[object]) -> tuple[list[object], float, str]:
         """GPUs that tell how much of their memory is in use, its sum, and what the others say."""

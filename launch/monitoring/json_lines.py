@@ -15,7 +15,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
-from launch.monitoring.rotation import Rotation, open_part, part_numbers, put_aside, tidy
+from launch.monitoring.rotation import (
+    DAMAGED,
+    Rotation,
+    open_part,
+    part_numbers,
+    put_aside,
+    tidy,
+)
 
 Scalar = str | int | float | bool | None
 JsonValue = Scalar | list["JsonValue"] | dict[str, "JsonValue"]
@@ -156,24 +163,6 @@ def _drop_partial_line(descriptor: int) -> None:
         os.ftruncate(descriptor, end)
 
 
-def last_record(path: Path) -> dict[str, JsonValue]:
-    """The newest whole record of a file, without reading all of it; {} if there is none."""
-    try:
-        with path.open("rb") as stream:
-            stream.seek(max(0, os.fstat(stream.fileno()).st_size - _TAIL_BYTES))
-            data = stream.read()
-    except OSError:
-        return {}
-    for line in reversed(data[: data.rfind(b"\n") + 1].splitlines()):
-        try:
-            record = parse_json(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict):
-            return record
-    return {}
-
-
 class JsonLinesReader:
     """Follows a JSON-lines file that another process appends to, from its oldest part on.
 
@@ -223,7 +212,7 @@ class JsonLinesReader:
         try:
             with open_part(self.path, number) as stream:
                 yield from self._iter_lines(stream)
-        except (OSError, EOFError):  # damaged, or removed meanwhile
+        except DAMAGED:  # or removed meanwhile
             self.n_skipped += 1
         self._n_parts, self._offset = number, 0
 

@@ -45,6 +45,7 @@ class MetricsWriter:
         self._metrics = JsonLinesFile(run_dir / METRICS_FILE, rotation)
         self._events = JsonLinesFile(run_dir / EVENTS_FILE, rotation)
         self._sinks = sinks
+        self._has_failed = False  # the run, by its own word
         self._tensorboard: TensorBoardFile | None = None
         self._n_lost_tensorboard = 0
         self.tensorboard_dir = run_dir / TENSORBOARD_FOLDER
@@ -81,6 +82,7 @@ class MetricsWriter:
 
     def event(self, kind: str, **fields: object) -> None:
         """One line of events.jsonl: an episode's end, a restart, a checkpoint, a version, ..."""
+        self._has_failed |= kind == "failed"
         self._events.append({"timestamp": self._clock(), "event": kind, **fields})
 
     def text(self, tag: str, text: str, *, global_step: int) -> None:
@@ -95,7 +97,7 @@ class MetricsWriter:
             self._try_tensorboard(lambda file: file.close())
             self._tensorboard = None
         for sink in self._sinks:
-            sink.close()
+            sink.close(has_failed=self._has_failed)
 
     def __enter__(self) -> MetricsWriter:
         return self
@@ -106,6 +108,7 @@ class MetricsWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._has_failed |= error is not None
         self.close()
 
     def _open_tensorboard(self, resumed_at_step: int | None) -> None:

@@ -1,7 +1,6 @@
 """Watches a run from outside its hot paths: CPU, memory, GPU, heartbeats, who is stuck.
 
-Plain Python without threads; a sample of ten processes costs about a millisecond, the unique memory
-(USS) about ten more per process and is therefore read seldom.
+Plain Python without threads; see process_figures.py for what a sample costs.
 """
 
 from __future__ import annotations
@@ -10,17 +9,17 @@ import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 from launch.monitoring.gpu_reader import GpuReader
 from launch.monitoring.json_lines import JsonLinesFile, Scalar
+from launch.monitoring.process_figures import ProcessFigures, Usage
 from launch.monitoring.rotation import Rotation
 
 HEARTBEAT_FILE = "heartbeat.jsonl"
-_MEBIBYTE = 1 << 20
 _NUMBER = re.compile(r"-\d+$")
 
 
@@ -60,19 +59,6 @@ def role_of(process: str) -> str:
     return _NUMBER.sub("", process).replace("-", "_")
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What one process takes; None where it is gone, or on another machine.
-
-    cpu_percent: of one core, since the last sample
-    rss_mb, uss_mb: MiB resident, and shared with nobody
-    """
-
-    cpu_percent: float | None = None
-    rss_mb: float | None = None
-    uss_mb: float | None = None
-
-
 class Monitor:
     """Samples the processes of a run; called by the controller or inside the monitor actor."""
 
@@ -92,28 +78,24 @@ class Monitor:
             interval_s=self.config.gpu_interval_s, window=self.config.gpu_window
         )
         self._file = None if run_dir is None else JsonLinesFile(run_dir / HEARTBEAT_FILE, rotation)
-        self._processes: dict[str, psutil.Process | None] = {}
-        self._uss: dict[str, tuple[float, float]] = {}  # process -> (read at, MB)
+        self._figures = ProcessFigures(self.config.uss_interval_s, clock)
         self._usage: dict[str, Usage] = {}  # as sampled last
         self._beats: dict[str, tuple[float, str, str]] = {}  # process -> (beaten at, phase, state)
         psutil.cpu_percent()  # the first call only starts the interval
 
-    def watch(self, pids: Mapping[str, int]) -> None:
-        """Adds processes or, after a restart, gives known names their new pids."""
+    def watch(self, pids: Mapping[str, int], host: str = "") -> None:
+        """Adds processes or, after a restart, gives known names their new pids.
+
+        host: that has them; empty is this machine
+        """
         for name, pid in pids.items():
-            self._uss.pop(name, None)
-            try:
-                process = psutil.Process(pid)
-                process.cpu_percent()
-            except psutil.Error:
-                self._processes[name] = None
-            else:
-                self._processes[name] = process
+            self._figures.watch(name, pid, host)
             self.beat(name, "started")
 
     def unwatch(self, name: str) -> None:
-        for known in (self._processes, self._uss, self._usage, self._beats):
-            known.pop(name, None)
+        self._figures.unwatch(name)
+        self._usage.pop(name, None)
+        self._beats.pop(name, None)
 
     def sample(self) -> dict[str, Scalar]:
         """CPU, memory and GPU figures since the last call, named as in docs/metrics.md.
@@ -122,11 +104,11 @@ class Monitor:
         each takes is in the next heartbeat. A role whose processes are all gone has no figures.
         """
         memory = psutil.virtual_memory()
-        self._usage = {name: self._measure(name, each) for name, each in self._processes.items()}
+        self._usage = self._figures.sample()
         metrics: dict[str, Scalar] = {
             "cpu_percent_machine": psutil.cpu_percent(),
             "memory_used_percent": memory.percent,
-            "memory_processes_mb": sum(u.uss_mb or u.rss_mb or 0.0 for u in self._usage.values()),
+            "memory_processes_mb": self._figures.memory_mb(self._usage),
             **_by_role(self._usage),
         }
         gpu = self._gpu.read()
@@ -164,7 +146,7 @@ class Monitor:
                 "phase": beat.phase,
                 "state": beat.state,
                 "age_s": round(beat.age_s, 3),
-                "pid": self._pid(beat.process),
+                "pid": self._figures.pid(beat.process),
                 "is_stalled": beat.age_s > self.config.stall_after_s,
                 **_rounded(self._usage.get(beat.process, Usage())),
             }
@@ -176,34 +158,12 @@ class Monitor:
         if self._file is not None:
             self._file.close()
 
-    def _pid(self, name: str) -> int | None:
-        process = self._processes.get(name)
-        return None if process is None else process.pid
-
-    def _measure(self, name: str, process: psutil.Process | None) -> Usage:
-        if process is None or not process.is_running():  # notices a pid that was given away
-            return Usage()
-        try:
-            cpu_percent = process.cpu_percent()
-            rss_mb = process.memory_info().rss / _MEBIBYTE
-            return Usage(cpu_percent, rss_mb, self._uss_mb(name, process))
-        except psutil.Error:
-            return Usage()
-
-    def _uss_mb(self, name: str, process: psutil.Process) -> float:
-        now = self._clock()
-        read_at, uss_mb = self._uss.get(name, (float("-inf"), 0.0))
-        if now - read_at >= self.config.uss_interval_s:
-            uss_mb = process.memory_full_info().uss / _MEBIBYTE
-            self._uss[name] = (now, uss_mb)
-        return uss_mb
-
 
 def _by_role(usage: Mapping[str, Usage]) -> dict[str, float]:
     """Mean and maximum over the processes of each role that could be measured."""
     measured: dict[tuple[str, str], list[float]] = defaultdict(list)
     for name, each in usage.items():
-        for figure, value in asdict(each).items():
+        for figure, value in each.figures.items():
             if value is not None:
                 measured[figure, role_of(name)].append(value)
     metrics = {}
@@ -213,6 +173,7 @@ def _by_role(usage: Mapping[str, Usage]) -> dict[str, float]:
     return metrics
 
 
-def _rounded(usage: Usage) -> dict[str, float | None]:
+def _rounded(usage: Usage) -> dict[str, float | str | None]:
     """Short in a file that has a line with all processes every few seconds."""
-    return {name: None if v is None else round(v, 1) for name, v in asdict(usage).items()}
+    figures = {n: None if v is None else round(v, 1) for n, v in usage.figures.items()}
+    return figures | ({"missing_reason": usage.missing_reason} if usage.missing_reason else {})

@@ -24,8 +24,9 @@ class MonitorActor:
         self._monitor = Monitor(run_dir, config, rotation=rotation)
         self._spills = SpillReader()
 
-    def watch(self, name: str, pid: int) -> None:
-        self._monitor.watch({name: pid})
+    def watch(self, name: str, pid: int, host: str = "") -> None:
+        """host: that has the process; empty is the monitor's"""
+        self._monitor.watch({name: pid}, host)
 
     def sample(self, beats: Sequence[Heartbeat] = ()) -> dict[str, Scalar]:
         """Takes in who was heard from since the last call and returns the figures.

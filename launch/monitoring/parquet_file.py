@@ -46,7 +46,7 @@ class ParquetFile:
         if self._clock() >= self._due_at:
             self._save()
 
-    def close(self) -> None:
+    def close(self, *, has_failed: bool) -> None:
         if self._n_rows:
             self._save()
 

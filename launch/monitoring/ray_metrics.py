@@ -63,7 +63,7 @@ class RayMetrics:
             self._gauges[family].set(value, tags={**labels, RUN_LABEL: self._run})
         self._write_targets()
 
-    def close(self) -> None:
+    def close(self, *, has_failed: bool) -> None:
         """Nothing to do: Ray forgets the gauges by itself."""
 
     def _write_targets(self) -> None:

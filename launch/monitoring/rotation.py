@@ -10,11 +10,13 @@ import gzip
 import os
 import re
 import shutil
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
 MEBIBYTE = 1 << 20
+DAMAGED = (OSError, EOFError, zlib.error)  # what reading a part may raise
 _SUFFIX = re.compile(r"\.(\d{6,})(\.gz)?$")
 
 
@@ -38,7 +40,7 @@ def part_numbers(path: Path) -> list[int]:
 
 def open_part(path: Path, number: int) -> IO[bytes]:
     """The content of a part, compressed or not. Raises FileNotFoundError if it is gone meanwhile;
-    reading a damaged one raises OSError or EOFError.
+    reading a damaged one raises one of DAMAGED.
     """
     raw = _part(path, number)
     try:

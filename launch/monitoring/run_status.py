@@ -8,19 +8,27 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from launch.monitoring.json_lines import JsonLinesReader, JsonValue, parse_json
+from launch.control.child_health import UP
 from launch.monitoring.metrics_writer import EVENTS_FILE, METRICS_FILE
 from launch.monitoring.monitor import HEARTBEAT_FILE
+from launch.monitoring.record_tail import last_record, newest_records
+from launch.monitoring.run_state import (
+    Section,
+    has_failed,
+    newest_timestamp,
+    number,
+    read_section,
+    section,
+    silent_after_s,
+    state_of_run,
+)
 from launch.tracing.times_file import TIMES_FILE
 
-SUMMARY_FILE = "summary.json"
-SILENT_AFTER_S = 60.0  # several periods of every file
-FAILING_S = 5.0  # records of a run that fails may still come after it said so
-LARGEST_FILE_BYTES = 64 << 20
+EVENTS_BYTES = 2 << 20  # of the newest events, some 12,000; read within half a second
 # Kinds of events that somebody should look at.
 ALERTS = (
     "failed",
@@ -43,7 +51,7 @@ ALERTS = (
     "fell_back_to_cpu",
     "alert",
 )
-Section = Mapping[str, JsonValue]
+GOING_ON = ("running", "silent")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +62,13 @@ class ProcessRow:
     pid: int | None
     state: str  # what its supervisor held of it
     phase: str  # what it answered last
-    age_s: float | None  # since then, until the newest heartbeat
+    age_s: float | None  # since then, until now
     work: str  # the call it is at
-    work_s: float | None
+    work_s: float | None  # so far: until now, of a run that has ended until its last record
     queued: int | None  # calls behind that one
     stages: Mapping[str, float]  # percent of its wall time, the longest first
-    failures: int
+    failures: int  # among the newest events
+    is_stalled: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +80,12 @@ class Alert:
 
 @dataclass(frozen=True, slots=True)
 class RunStatus:
-    """state: running, silent (killed, or stuck), stopped, finished, failed, or starting."""
+    """state: by `state_of_run`."""
 
     run_dir: Path
     state: str
     newest_age_s: float | None  # of any record
+    beat_age_s: float | None  # of the newest heartbeat, which the monitor writes
     metrics: Section
     processes: tuple[ProcessRow, ...]
     alerts: tuple[Alert, ...]  # the newest last
@@ -86,50 +96,45 @@ def read_status(run_dir: Path, clock: Callable[[], float] = time.time) -> RunSta
     """All that the files say; `run_dir` is a run directory. Never fails for what is in them."""
     now = clock()
     notes: list[str] = []
-    metrics = _last_record(run_dir / METRICS_FILE, notes)
-    beat = _last_record(run_dir / HEARTBEAT_FILE, notes)
-    events = _records(run_dir / EVENTS_FILE, notes)
-    times = _json_file(run_dir / TIMES_FILE, notes)
-    beaten = _newest(metrics, beat, times)
-    newest = _newest(metrics, beat, times, *events[-1:])
-    age_s = None if newest is None else max(0.0, now - newest)
-    failed_at = _newest(*(event for event in events if event.get("event") == "failed"))
-    has_failed = failed_at is not None and failed_at >= (beaten or 0.0) - FAILING_S
-    summary = _json_file(run_dir / SUMMARY_FILE, notes)
+    metrics = _newest_record(run_dir / METRICS_FILE, notes)
+    beat = _newest_record(run_dir / HEARTBEAT_FILE, notes)
+    events = _newest_events(run_dir / EVENTS_FILE, notes)
+    times = read_section(run_dir / TIMES_FILE, notes)
+    newest = newest_timestamp(metrics, beat, *events[-1:])
+    state = state_of_run(run_dir, newest, has_failed=has_failed(events), now=now)
+    goes_on = state in GOING_ON
+    beat_age_s = _age(newest_timestamp(beat), now)
+    work_since_s = _age(newest_timestamp(times), now) or 0.0
+    rows = _process_rows(beat, times, events, beat_age_s or 0.0, work_since_s if goes_on else 0.0)
+    alerts = [_alert(event, now) for event in events if event.get("event") in ALERTS]
+    if goes_on:
+        alerts += [_stalled(row) for row in rows if row.is_stalled]
+    if state == "running" and (beat_age_s or 0.0) > silent_after_s(run_dir):
+        alerts.append(Alert(beat_age_s, "stale_heartbeat", "the monitor writes nothing any more"))
     return RunStatus(
         run_dir,
-        _state(summary, age_s, has_failed=has_failed),
-        age_s,
+        state,
+        _age(newest_timestamp({"timestamp": newest}, times), now),
+        beat_age_s,
         metrics,
-        tuple(_process_rows(beat, times, events)),
-        tuple(_alert(event, now) for event in events if event.get("event") in ALERTS),
+        tuple(rows),
+        tuple(alerts),
         tuple(notes),
     )
 
 
-def number(value: object) -> float | None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number else None
+def _age(at: float | None, now: float) -> float | None:
+    return None if at is None else max(0.0, now - at)
 
 
-def _newest(*records: Section) -> float | None:
-    stamps = [number(record.get("timestamp")) for record in records]
-    return max((stamp for stamp in stamps if stamp is not None), default=None)
-
-
-def _state(summary: Section, age_s: float | None, *, has_failed: bool) -> str:
-    if summary.get("finished") is True:
-        return "finished"
-    if summary:
-        return "stopped"
-    if age_s is None:
-        return "starting"
-    if has_failed:
-        return "failed"
-    return "running" if age_s < SILENT_AFTER_S else "silent"
-
-
-def _process_rows(beat: Section, times: Section, events: list[Section]) -> list[ProcessRow]:
+def _process_rows(
+    beat: Section,
+    times: Section,
+    events: Sequence[Section],
+    beat_age_s: float,
+    work_since_s: float,
+) -> list[ProcessRow]:
+    """beat_age_s, work_since_s: what has gone by since the ages of `beat` and `times`"""
     beats, timed = section(beat.get("processes")), section(times.get("processes"))
     failures = Counter(str(e.get("child")) for e in events if e.get("event") == "child_failed")
     rows = []
@@ -138,21 +143,28 @@ def _process_rows(beat: Section, times: Section, events: list[Section]) -> list[
         work = section(time_of.get("work"))
         pid, queued = (number(value) for value in (seen.get("pid"), work.get("queued")))
         pid = number(time_of.get("pid")) if pid is None else pid
+        state, age_s, work_s = text(seen.get("state")), seen.get("age_s"), work.get("age_s")
         rows.append(
             ProcessRow(
                 name=name,
                 pid=None if not pid else int(pid),
-                state=text(seen.get("state")),
+                state=state,
                 phase=text(seen.get("phase")),
-                age_s=number(seen.get("age_s")),
+                age_s=_later(number(age_s), beat_age_s),
                 work=text(work.get("method")),
-                work_s=number(work.get("age_s")),
+                work_s=_later(number(work_s), work_since_s),
                 queued=None if queued is None else int(queued),
                 stages=_percent(time_of),
                 failures=failures[name],
+                # Who starts or stays out is silent by right; older records have no states.
+                is_stalled=seen.get("is_stalled") is True and state in ("", *UP),
             )
         )
     return rows
+
+
+def _later(age_s: float | None, seconds: float) -> float | None:
+    return None if age_s is None else age_s + seconds
 
 
 def _percent(time_of: Section) -> dict[str, float]:
@@ -177,8 +189,11 @@ def _alert(event: Section, now: float) -> Alert:
     return Alert(None if at is None else now - at, str(event["event"]), ", ".join(shown))
 
 
-def section(value: object) -> Section:
-    return value if isinstance(value, dict) else {}
+def _stalled(row: ProcessRow) -> Alert:
+    """Of a heartbeat, so that it is as new as can be."""
+    waited = "some time" if row.age_s is None else f"{row.age_s:.0f} s"
+    at = f", at {row.work}" if row.work else ""
+    return Alert(row.age_s, "stalled", f"{row.name} has not answered for {waited}{at}")
 
 
 def text(value: object) -> str:
@@ -186,27 +201,20 @@ def text(value: object) -> str:
     return "" if value is None else " ".join(str(value).split())[:160]
 
 
-def _records(path: Path, notes: list[str]) -> list[Section]:
-    reader = JsonLinesReader(path)
-    records = reader.read_new()
-    if reader.n_skipped:
-        notes.append(f"{path.name}: {reader.n_skipped} lines are no records and were left out")
-    return records
+def _newest_record(path: Path, notes: list[str]) -> Section:
+    record, n_skipped = last_record(path)
+    _note_skipped(path, n_skipped, notes)
+    return record
 
 
-def _last_record(path: Path, notes: list[str]) -> Section:
-    records = _records(path, notes)
-    return records[-1] if records else {}
+def _newest_events(path: Path, notes: list[str]) -> list[Section]:
+    tail = newest_records(path, EVENTS_BYTES)
+    _note_skipped(path, tail.n_skipped, notes)
+    if not tail.is_whole:
+        notes.append(f"{path.name}: alerts and failures are of the newest events only")
+    return list(tail.records)
 
 
-def _json_file(path: Path, notes: list[str]) -> Section:
-    """{} for a file that is not there; damaged ones are noted."""
-    try:
-        if path.stat().st_size > LARGEST_FILE_BYTES:
-            raise ValueError("too large")
-        return section(parse_json(path.read_bytes()))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        notes.append(f"{path.name} can't be read: {' '.join(str(error).split())[:100]}")
-        return {}
+def _note_skipped(path: Path, n_skipped: int, notes: list[str]) -> None:
+    if n_skipped:
+        notes.append(f"{path.name}: {n_skipped} lines are no records and were left out")

@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
 MOST_WAITING = 256  # records that a slow sink may be behind
 CLOSE_LIMIT_S = 20.0  # for what waits at the end of a run
+FIRST_RETRY_S = 60.0  # after an error; doubled with each further one
+LONGEST_RETRY_S = 1800.0
 
 _log = logging.getLogger(__name__)
 
@@ -20,24 +23,33 @@ class Sink(Protocol):
     def write(self, numbers: Mapping[str, float], step: int) -> None:
         """numbers: the figures of one record that are numbers; step: env steps of the run"""
 
-    def close(self) -> None: ...
+    def close(self, *, has_failed: bool) -> None:
+        """has_failed: the run, which ends now"""
 
 
 class GuardedSink:
-    """A sink that is left out from its first error on, which is told once."""
+    """A sink that is left alone for a while after an error, and told of once an outage."""
 
-    def __init__(self, what: str, open_sink: Callable[[], Sink]) -> None:
+    def __init__(
+        self,
+        what: str,
+        open_sink: Callable[[], Sink],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """what: for people; `open_sink` is called with the first record, so that its errors are
         seen to as well
         """
         self.what = what
         self.n_lost = 0  # records that could not be written
         self._open_sink = open_sink
+        self._clock = clock
         self._sink: Sink | None = None
-        self._has_failed = False
+        self._retry_s = 0.0  # 0 while all is well
+        self._retry_at = float("-inf")
+        self._n_lost_before = 0  # the outage
 
     def write(self, numbers: Mapping[str, float], step: int) -> None:
-        if self._has_failed:
+        if self._clock() < self._retry_at:
             self.n_lost += 1
             return
         try:
@@ -46,21 +58,35 @@ class GuardedSink:
             self._sink.write(numbers, step)
         # Trackers raise errors of their own, and of the libraries and services below them.
         except Exception as error:
-            self.n_lost += 1
             self._fail(error)
+            self.n_lost += 1
+        else:
+            self._recover()
 
-    def close(self) -> None:
-        if self._sink is None or self._has_failed:
+    def close(self, *, has_failed: bool) -> None:
+        """In an outage too: it may be over, and a tracker should know that the run has ended."""
+        if self._sink is None:
             return
         try:
-            self._sink.close()
+            self._sink.close(has_failed=has_failed)
         except Exception as error:
             self._fail(error)
 
+    def _recover(self) -> None:
+        if self._retry_s:
+            n_lost = self.n_lost - self._n_lost_before
+            _log.warning("[monitor] %s is written again; %d records are lost", self.what, n_lost)
+        self._retry_s, self._retry_at = 0.0, float("-inf")
+
     def _fail(self, error: Exception) -> None:
-        self._has_failed = True
+        is_new = not self._retry_s
+        self._retry_s = min(max(FIRST_RETRY_S, 2 * self._retry_s), LONGEST_RETRY_S)
+        self._retry_at = self._clock() + self._retry_s
+        if not is_new:
+            return
+        self._n_lost_before = self.n_lost
         _log.warning(
-            "[monitor] cannot write to %s (%s: %s); the run goes on without it",
+            "[monitor] cannot write to %s (%s: %s); it is tried again once in a while",
             self.what,
             type(error).__name__,
             error,
@@ -74,6 +100,7 @@ class BackgroundSink:
         self.what = sink.what
         self._sink = sink
         self._n_dropped = 0
+        self._has_failed = False  # the run, once it has ended
         self._records: queue.Queue[tuple[dict[str, float], int] | None] = queue.Queue(MOST_WAITING)
         self._thread = threading.Thread(target=self._run, name=f"writes {self.what}", daemon=True)
         self._thread.start()
@@ -89,8 +116,9 @@ class BackgroundSink:
         except queue.Full:
             self._n_dropped += 1
 
-    def close(self) -> None:
+    def close(self, *, has_failed: bool) -> None:
         """Waits, bounded, for what was written."""
+        self._has_failed = has_failed
         try:
             self._records.put(None, timeout=CLOSE_LIMIT_S)
         except queue.Full:
@@ -103,4 +131,4 @@ class BackgroundSink:
     def _run(self) -> None:
         while (record := self._records.get()) is not None:
             self._sink.write(*record)
-        self._sink.close()
+        self._sink.close(has_failed=self._has_failed)

@@ -43,8 +43,8 @@ class WandbTracker:
     def write(self, numbers: Mapping[str, float], step: int) -> None:
         self._run.log(dict(numbers))
 
-    def close(self) -> None:
-        self._run.finish()
+    def close(self, *, has_failed: bool) -> None:
+        self._run.finish(exit_code=int(has_failed))
 
 
 class MlflowTracker:
@@ -85,8 +85,8 @@ class MlflowTracker:
         metrics = [self._metric(name, value, at_ms, step) for name, value in numbers.items()]
         self._client.log_batch(self._run_id, metrics=metrics)
 
-    def close(self) -> None:
-        self._client.set_terminated(self._run_id)
+    def close(self, *, has_failed: bool) -> None:
+        self._client.set_terminated(self._run_id, status="FAILED" if has_failed else "FINISHED")
 
 
 def _known_id(path: Path, goes_on: bool) -> str | None:

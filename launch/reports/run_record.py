@@ -6,6 +6,7 @@ Nothing is written, and nothing of the run has to be complete.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -18,6 +19,7 @@ from launch.control.stored_settings import LARGEST_FILE_BYTES, read_settings_fil
 from launch.monitoring.json_lines import JsonLinesReader, JsonValue, parse_json
 from launch.monitoring.metrics_writer import EVENTS_FILE, METRICS_FILE
 from launch.monitoring.rotation import part_numbers
+from launch.monitoring.run_state import has_failed, newest_timestamp, number, state_of_run
 
 CONFIG_FILE = "config.yaml"
 SUMMARY_FILE = "summary.json"
@@ -25,7 +27,6 @@ VIDEOS_FOLDER = "videos"
 EVALUATIONS_FOLDER = "evaluations"
 MOST_BYTES = 64 << 20  # of a file that was never put aside; of a larger one its end is read
 LARGEST_EVALUATION_BYTES = 32 << 20
-LARGEST = 1e100  # sums and squares of such figures are finite too
 
 Record = dict[str, JsonValue]
 
@@ -97,17 +98,6 @@ class RunRecord:
         return next((v for _, v in reversed(self.series(name)) if v is not None), None)
 
 
-def number(value: object) -> float | None:
-    """`value` if it is a number that can be drawn: finite, and not beyond LARGEST."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        as_float = float(value)
-    except OverflowError:
-        return None
-    return as_float if abs(as_float) <= LARGEST else None
-
-
 def read_run(path: Path) -> RunRecord:
     """Never raises for what the files hold; a run without files is an empty one."""
     metrics, skipped_metrics, whole_metrics = _read_lines(path / METRICS_FILE)
@@ -116,7 +106,7 @@ def read_run(path: Path) -> RunRecord:
     config_text = _read_text(path / CONFIG_FILE, LARGEST_FILE_BYTES)
     return RunRecord(
         path=path,
-        state=_state(path, summary, events),
+        state=_state(path, newest_timestamp(*metrics[-1:], *events[-1:]), events),
         metrics=_onward(metrics),
         events=events,
         settings=_settings(path / CONFIG_FILE),
@@ -154,11 +144,11 @@ def _onward(records: Iterable[Record]) -> list[Record]:
     return kept
 
 
-def _state(path: Path, summary: Record, events: list[Record]) -> str:
-    if summary:
-        return "finished" if summary.get("finished") is True else "stopped"
-    if any(event.get("event") == "failed" for event in events[-20:]):
-        return "failed"
+def _state(path: Path, newest: float | None, events: list[Record]) -> str:
+    """Of one that has not ended, the lock says whether its process lives."""
+    state = state_of_run(path, newest, has_failed=has_failed(events), now=time.time())
+    if state in ("finished", "stopped", "failed"):
+        return state
     return "running" if is_in_use(path) else "ended without a word"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
 from launch.control.runtime import Child
 
@@ -18,6 +19,7 @@ class Ask:
     issued_at: float
     is_first: bool  # of its kind to this process, which then compiles and loads
     args: tuple[object, ...] = ()
+    deadline_s: float = inf
     is_counted: bool = False  # as a slow step
 
 
@@ -43,9 +45,17 @@ class InFlight:
         self._answered_at: dict[Child, float] = {}
         self._known: dict[Child, set[str]] = {}  # methods that it has answered
 
-    def begin(self, child: Child, method: str, now: float, args: tuple[object, ...] = ()) -> Ask:
+    def begin(
+        self,
+        child: Child,
+        method: str,
+        now: float,
+        args: tuple[object, ...] = (),
+        deadline_s: float = inf,
+    ) -> Ask:
         with self._lock:
-            ask = Ask(child, method, now, method not in self._known.get(child, ()), args)
+            is_first = method not in self._known.get(child, ())
+            ask = Ask(child, method, now, is_first, args, deadline_s)
             self._asks.setdefault(child, {})[ask] = None
             return ask
 

@@ -38,18 +38,16 @@ def own_stacks() -> str:
 
 
 def stacks_of(pid: int) -> str:
-    """All threads of another Python process on this machine, by py-spy, or why there are none."""
+    """All threads of another Python process on this machine and of those that it started, by
+    py-spy, or why there are none.
+    """
     command = find_py_spy()
     if command is None:
         return "no stacks: py-spy is not installed (pip install py-spy)\n"
     try:
-        done = subprocess.run(
-            [command, "dump", "--pid", str(pid)],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=PY_SPY_LIMIT_S,
-        )
+        done = _run(command, "dump", "--pid", str(pid), "--subprocesses")
+        if done.returncode:  # py-spy before 0.4, or one of them is none of Python's
+            done = _run(command, "dump", "--pid", str(pid))
     except subprocess.TimeoutExpired:
         return f"no stacks: py-spy did not answer within {PY_SPY_LIMIT_S:g} s\n"
     except OSError as error:
@@ -60,6 +58,12 @@ def stacks_of(pid: int) -> str:
     return (
         f"no stacks: py-spy may not or can't look into process {pid}: {said}\n"
         "it needs root, the capability SYS_PTRACE, or kernel.yama.ptrace_scope=0\n"
+    )
+
+
+def _run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, capture_output=True, text=True, errors="replace", timeout=PY_SPY_LIMIT_S
     )
 
 

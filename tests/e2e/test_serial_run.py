@@ -11,6 +11,7 @@ import pytest
 from launch import evaluate, status, train
 from launch.config import parse
 from launch.control.pacing import make_limiter
+from tests.monitoring.metrics_page import documented, undocumented
 
 SMALL = shlex.split(
     """--preset cartpole --runtime serial --device cpu --envs-per-actor 2 --acting.num-actors 2
@@ -59,6 +60,10 @@ def test_one_seed_gives_one_run_and_another_seed_another(tmp_path, mode):
         rows = [without_time(events(tmp_path / name, kind)) for name in "ab"]
         assert rows[0] == rows[1]
         assert rows[0]
+    written = {name for record in metrics(tmp_path / "a") for name in record}
+    assert not undocumented(written)
+    served = {name for name in written if name.startswith("search_served_")}
+    assert served == (documented("search_served_") if mode == "served" else set())
 
 
 @pytest.mark.parametrize("mode", ["local", "served"])
@@ -84,9 +89,10 @@ def test_reanalysis_reaches_the_wanted_share_and_repeats(tmp_path, mode):
     assert metrics(tmp_path / "without")[-1]["reanalysed_share"] == 0.0
 
 
-def test_a_run_leaves_everything_a_user_looks_for(tmp_path):
+def test_a_run_leaves_everything_a_user_looks_for(tmp_path, capsys):
     folder = tmp_path / "run"
     assert run(folder) == 0
+    assert f"tensorboard --logdir {folder / 'tensorboard'}" in capsys.readouterr().out
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["finished"]
     assert summary["env_steps"] >= 240
@@ -225,6 +231,7 @@ def test_two_shards_share_a_run_and_its_continuation_repeats(tmp_path):
     assert metrics["replay_push_total"] == sum(pushed)
     assert metrics["replay_sample_total"] == summary["updates"]
     assert (metrics["replay_shards_alive"], metrics["replay_shards_lost"]) == (2, 0)
+    assert documented("replay_shards_") <= set(metrics) and not undocumented(set(metrics))
 
 
 @pytest.mark.parametrize("loss", ["sft", "rft"])

@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launch import status
-from launch.monitoring.run_status import SILENT_AFTER_S, read_status
+from launch.monitoring.rotation import put_aside, tidy
+from launch.monitoring.run_state import SILENT_AFTER_S
+from launch.monitoring.run_status import read_status
 
 NOW = 1_000_000.0
 
@@ -79,8 +81,18 @@ def test_a_live_run_shows_who_is_at_what_and_what_went_wrong(tmp_path, capsys, m
         ({"finished": True}, [], 1e6, "finished"),
         ({"finished": False}, [], 1e6, "stopped"),
         ({}, [{"timestamp": NOW + 1, "event": "failed", "cause": "x"}], 10.0, "failed"),
-        # It failed once, and was started again.
-        ({}, [{"timestamp": NOW - 60, "event": "failed", "cause": "x"}], 1.0, "running"),
+        # It has been saving what it can for a minute.
+        ({}, [{"timestamp": NOW - 60, "event": "failed", "cause": "x"}], 1.0, "failed"),
+        # It failed, and was started again.
+        (
+            {},
+            [
+                {"timestamp": NOW - 60, "event": "failed", "cause": "x"},
+                {"timestamp": NOW - 59, "event": "started"},
+            ],
+            1.0,
+            "running",
+        ),
     ],
 )
 def test_the_state_of_a_run(tmp_path, summary, events, seconds_later, state):
@@ -90,6 +102,54 @@ def test_the_state_of_a_run(tmp_path, summary, events, seconds_later, state):
     if events:
         write(run, "events.jsonl", *events)
     assert read_status(run, lambda: NOW + seconds_later).state == state
+
+
+def test_the_end_of_long_files_is_enough(tmp_path):
+    """Of files that were just put aside the newest part counts; older ones are not opened."""
+    run = make_run(tmp_path / "run")
+    for name in ("metrics.jsonl", "heartbeat.jsonl", "events.jsonl"):
+        put_aside(run / name)
+        tidy(run / name, keep=9)
+        (run / f"{name}.000001.gz").rename(run / f"{name}.000002.gz")
+        (run / f"{name}.000001.gz").write_bytes(b"no gzip")
+    write(run, "events.jsonl", *[{"timestamp": NOW, "event": "episode_end"}] * 50_000)
+    shown = read_status(run, lambda: NOW)
+    assert shown.metrics["update"] == 7
+    assert {row.name for row in shown.processes} == {"learner", "env-actor-0"}
+    assert shown.notes == ("events.jsonl: alerts and failures are of the newest events only",)
+
+
+def test_ages_count_until_now_and_an_old_heartbeat_is_said(tmp_path, capsys):
+    """The monitor has died, the driver goes on."""
+    run = make_run(tmp_path / "run", time.time() - 100.0)
+    times = json.loads((run / "timings.json").read_text())
+    (run / "timings.json").write_text(json.dumps(times | {"timestamp": time.time() - 3.0}))
+    rows = {row.name: row for row in read_status(run).processes}
+    assert rows["learner"].age_s == pytest.approx(102.5, abs=1.0)
+    assert rows["learner"].work_s == pytest.approx(5.0, abs=1.0)
+    text = shown(capsys, run)
+    assert "running" in text and "heartbeat 100." in text
+    assert "stale_heartbeat: the monitor writes nothing any more" in text
+
+
+@pytest.mark.parametrize(
+    ("state", "summary", "is_alert"),
+    [
+        ("healthy", {}, True),
+        ("", {}, True),
+        ("quarantined", {}, False),
+        ("healthy", {"finished": True}, False),
+    ],
+)
+def test_a_process_that_stalls_is_an_alert(tmp_path, capsys, state, summary, is_alert):
+    run = make_run(tmp_path / "run", time.time())
+    beat = {"phase": "train", "state": state, "age_s": 130.0, "is_stalled": True}
+    record = {"timestamp": time.time(), "processes": {"learner": beat}}
+    write(run, "heartbeat.jsonl", record)
+    if summary:
+        (run / "summary.json").write_text(json.dumps(summary))
+    alert = "stalled: learner has not answered for 130 s, at train"
+    assert (alert in shown(capsys, run)) == is_alert
 
 
 def test_a_run_that_has_written_nothing_yet_is_starting(tmp_path, capsys):

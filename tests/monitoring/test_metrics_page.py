@@ -9,31 +9,22 @@ import re
 import shlex
 from pathlib import Path
 
+import pytest
+
 from launch import train
+from launch.control.gpu_alarm import GpuAlarm
 from launch.monitoring.live_table import ROWS
 from launch.monitoring.metrics_writer import RECORD_KEYS
 from launch.monitoring.monitor import Monitor
-
-# Figures that the run below has no occasion for: a search service, several shards, Ray.
-ELSEWHERE = re.compile(r"search_served_|replay_shards_|object_store_")
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
-
-
-def documented_patterns(page: Path = PAGE) -> list[re.Pattern[str]]:
-    """A pattern per metric of the page; `<process>` and the like stand for one name."""
-    rows = re.findall(r"^\| `([^`]+)` \| [^|]+ \| [^|]+ \| [^|]+ \|$", page.read_text(), re.M)
-    return [re.compile(re.sub(r"<\w+>", r"[\\w.-]+", name)) for name in rows]
-
-
-def undocumented(names: set[str]) -> set[str]:
-    patterns = documented_patterns()
-    return {name for name in names if not any(p.fullmatch(name) for p in patterns)}
-
-
-def unwritten(names: set[str]) -> list[str]:
-    """Figures of the page that are not among `names` and have no reason to be missing."""
-    missing = [p.pattern for p in documented_patterns() if not any(map(p.fullmatch, names))]
-    return [name for name in missing if not ELSEWHERE.match(name)]
+from tests.monitoring.metrics_page import (
+    PAGE,
+    documented_beat_fields,
+    documented_events,
+    documented_fields,
+    documented_patterns,
+    undocumented,
+    unwritten,
+)
 
 
 def test_page_lists_each_metric_once() -> None:
@@ -58,10 +49,26 @@ def test_monitor_writes_documented_metrics() -> None:
     }
 
 
-def documented_events() -> dict[str, str]:
-    """What the page says of the fields of each event."""
-    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| ([^|]+) \|$", PAGE.read_text(), re.M)
-    return {kind: fields for kinds, fields in rows for kind in re.findall(r"`(\w+)`", kinds)}
+@pytest.mark.parametrize("gpus", [[2, 1], [2, 1, 2]])
+def test_events_of_gpus_have_the_fields_that_are_documented(gpus: list[int]) -> None:
+    alarm = GpuAlarm()
+    found = [alarm.look({"gpu_count": n, "gpu_missing_reason": "lost"}) for n in gpus]
+    assert found[-1] is not None
+    kind, fields = found[-1]
+    assert kind == ("gpu_lost" if gpus[-1] == 1 else "gpu_back")
+    assert set(fields) == documented_fields("gpu_lost")
+    assert kind == "gpu_lost" or documented_events()[kind].startswith("the same")
+
+
+def test_heartbeats_have_the_fields_that_are_documented(tmp_path: Path) -> None:
+    monitor = Monitor(tmp_path)
+    monitor.watch({"learner": os.getpid()})
+    monitor.watch({"env-actor-0": 1}, "another-machine")
+    monitor.sample()
+    monitor.write_heartbeat()
+    record = json.loads((tmp_path / "heartbeat.jsonl").read_text())
+    beats = record["processes"].values()
+    assert set(record) | {name for beat in beats for name in beat} == documented_beat_fields()
 
 
 def events_in_code() -> list[tuple[str, set[str]]]:
@@ -71,15 +78,27 @@ def events_in_code() -> list[tuple[str, set[str]]]:
         for node in ast.walk(ast.parse(file.read_text())):
             if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
                 continue
-            kind = node.args[0] if node.args else None
-            if node.func.attr in ("event", "_tell") and isinstance(kind, ast.Constant):
-                found.append((str(kind.value), {k.arg for k in node.keywords if k.arg}))
+            if not node.args or node.func.attr not in ("event", "_tell"):
+                continue
+            kind, fields = node.args[0], {k.arg for k in node.keywords if k.arg}
+            if isinstance(kind, ast.Constant):
+                found.append((str(kind.value), fields))
+            elif isinstance(kind, ast.JoinedStr):
+                found += [(name, fields) for name in kinds_like(kind)]
+    return found
+
+
+def kinds_like(text: ast.JoinedStr) -> list[str]:
+    """Kinds of the page that an f-string of the code may come to, at least one."""
+    parts = [re.escape(p.value) if isinstance(p, ast.Constant) else r"\w+" for p in text.values]
+    found = [kind for kind in documented_events() if re.fullmatch("".join(parts), kind)]
+    assert found, ast.unparse(text)
     return found
 
 
 def test_every_event_and_its_fields_are_on_the_page() -> None:
     events, documented = events_in_code(), documented_events()
-    assert len(events) > 25
+    assert len(events) > 25 and "language_learner_replaced" in dict(events)
     for kind, fields in events:
         assert kind in documented, kind
         unknown = fields - set(re.findall(r"`(\w+)`", documented[kind]))
@@ -113,5 +132,11 @@ def test_a_run_writes_what_is_documented_and_nothing_else(tmp_path: Path) -> Non
     assert unwritten(names) == []
     lines = (tmp_path / "run" / "events.jsonl").read_text().splitlines()
     kinds = {json.loads(line)["event"] for line in lines}
-    assert {"episode_end", "environments_made", "weights", "checkpoint", "evaluation"} <= kinds
+    assert {"started", "episode_end", "environments_made", "weights"} <= kinds
+    assert {"checkpoint", "evaluation"} <= kinds
     assert kinds <= set(documented_events())
+    lines = (tmp_path / "run" / "heartbeat.jsonl").read_text().splitlines()
+    beats = json.loads(lines[-1])["processes"]
+    assert {"driver", "learner", "env-actor-0"} <= set(beats)
+    fields = {name for beat in beats.values() for name in beat}
+    assert fields < documented_beat_fields() and beats["driver"]["rss_mb"] > 10

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from launch.monitoring.gpu_reader import GpuReader
@@ -29,7 +31,10 @@ class NVMLError(Exception):
 
 
 class FakeNvml:
-    """Two GPUs whose utilisation follows `utils`; any query can be made to fail."""
+    """Two GPUs whose utilisation follows `utils`; any query can be made to fail.
+
+    As NVML itself it counts its users, and looks for GPUs when the first of them comes.
+    """
 
     NVMLError = NVMLError
 
@@ -38,6 +43,8 @@ class FakeNvml:
         self.n_reads = 0
         self.broken: set[str] = set()
         self.fallen_off: set[int] = set()
+        self.n_users = 0
+        self.known_as_lost: set[int] = set()
 
     def _check(self, query: str) -> None:
         if query in self.broken:
@@ -45,8 +52,17 @@ class FakeNvml:
 
     def nvmlInit(self) -> None:
         self._check("init")
+        if self.n_users == 0:
+            self.known_as_lost = set(self.fallen_off)
+        self.n_users += 1
+
+    def nvmlShutdown(self) -> None:
+        if self.n_users == 0:
+            raise NVMLError("not initialised")
+        self.n_users -= 1
 
     def nvmlDeviceGetCount(self) -> int:
+        self._check("count")
         return 2
 
     def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
@@ -54,7 +70,8 @@ class FakeNvml:
 
     def nvmlDeviceGetMemoryInfo(self, handle: int) -> SimpleNamespace:
         self._check("memory")
-        if handle in self.fallen_off:
+        self.known_as_lost |= self.fallen_off
+        if handle in self.known_as_lost:
             raise NVMLError("GPU is lost")
         return SimpleNamespace(used=(handle + 1) << 30)
 
@@ -117,6 +134,20 @@ def test_gpu_that_falls_off_is_not_counted_and_the_other_goes_on() -> None:
     assert reader.read().count == 2
 
 
+def test_nvml_has_one_user_however_often_gpus_are_lost() -> None:
+    clock, nvml = Clock(), FakeNvml([50])
+    reader = GpuReader(interval_s=1.0, window=3, nvml=nvml, clock=clock)
+    for fault in ("lost", "count", "lost", "init", "lost"):
+        nvml.broken, nvml.fallen_off = set(), set()
+        assert reader.read().count == 2 and nvml.n_users == 1
+        nvml.broken, nvml.fallen_off = {fault}, {1} if fault == "lost" else set()
+        for _ in range(3):
+            clock.now += 1.0
+            reader.read()
+            assert nvml.n_users <= 1
+        clock.now += 1.0
+
+
 def test_machine_without_a_gpu_has_null_figures_and_a_reason() -> None:
     sample = Monitor().sample()
     if sample["gpu_missing_reason"] == "":
@@ -148,6 +179,52 @@ def test_samples_processes_and_survives_their_death(tmp_path: Path) -> None:
     assert "rss_mb_max/child" not in monitor.sample()
     monitor.unwatch("child-0")
     assert "child-0" not in usage(monitor, tmp_path)
+
+
+def test_a_process_of_another_machine_has_a_reason_and_no_strangers_figures(
+    tmp_path: Path,
+) -> None:
+    monitor = Monitor(tmp_path)
+    monitor.watch({"learner": os.getpid()}, socket.gethostname())
+    monitor.watch({"env-actor-0": os.getpid()}, "another-machine")
+    monitor.watch({"ghost": 2**22 + 1})
+    sample = usage(monitor, tmp_path)
+    assert sample["learner"]["rss_mb"] > 10 and "missing_reason" not in sample["learner"]
+    there = sample["env-actor-0"]
+    assert [there[name] for name in ("pid", "cpu_percent", "rss_mb", "uss_mb")] == [None] * 4
+    assert there["missing_reason"].startswith("it is on another-machine; the monitor reads")
+    assert sample["ghost"]["missing_reason"] == "it is gone"
+    figures = monitor.sample()
+    assert "rss_mb_max/env_actor" not in figures
+    assert figures["memory_processes_mb"] <= 1.1 * figures["rss_mb_max/learner"]
+
+
+GRANDCHILD = "held = bytearray(b'x') * (60 << 20)\nprint(flush=True)\nimport sys; sys.stdin.read()"
+CHILD = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
+
+
+def test_a_process_counts_with_what_it_started_and_nobody_watches(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", CHILD, GRANDCHILD]
+    with subprocess.Popen(command, stdin=-1, stdout=-1) as child:
+        child.stdout.readline()
+        (grandchild,) = psutil.Process(child.pid).children()
+        monitor = Monitor(tmp_path, MonitorConfig(uss_interval_s=1e-9))
+        monitor.watch({"learner": child.pid})
+        sample = usage(monitor, tmp_path)["learner"]
+        assert sample["rss_mb"] > 60 and sample["uss_mb"] > 60
+        monitor.watch({"search": grandchild.pid})
+        sample = usage(monitor, tmp_path)
+        assert sample["learner"]["uss_mb"] < 60 < sample["search"]["uss_mb"]
+        child.stdin.close()
+
+
+def test_objects_of_one_process_count_once_in_the_sum() -> None:
+    monitor = Monitor()
+    monitor.watch({"learner": os.getpid(), "replay-0": os.getpid()})
+    figures = monitor.sample()
+    assert figures["rss_mb_max/learner"] == figures["rss_mb_max/replay"]
+    assert figures["cpu_percent_max/learner"] == figures["cpu_percent_max/replay"]
+    assert figures["memory_processes_mb"] == pytest.approx(figures["uss_mb_max/learner"])
 
 
 def test_restarted_process_gets_its_new_pid(tmp_path: Path) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 import secrets
 import threading
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 
 import pytest
@@ -23,35 +24,91 @@ SECRET = secrets.token_hex(16)
 class Shelf:
     """Keeps what it gets; may be slow, and fails when it is told to."""
 
-    def __init__(self, fails_at: int = 10**9) -> None:
+    def __init__(self, fails_at: Container[int] = ()) -> None:
         self.steps: list[int] = []
         self.is_closed = False
+        self.run_has_failed: bool | None = None
         self.may_go_on = threading.Event()
         self.may_go_on.set()
         self._fails_at = fails_at
 
     def write(self, numbers: Mapping[str, float], step: int) -> None:
         self.may_go_on.wait(10)
-        if step >= self._fails_at:
+        if step in self._fails_at:
             raise ConnectionError("no service")
         self.steps.append(step)
 
-    def close(self) -> None:
+    def close(self, *, has_failed: bool) -> None:
         self.is_closed = True
+        self.run_has_failed = has_failed
 
 
-def test_a_sink_that_fails_is_left_out_and_told_once(
+def test_a_sink_that_fails_is_told_of_once_and_closed_all_the_same(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    shelf = Shelf(fails_at=2)
+    shelf = Shelf(fails_at=range(2, 10))
     sink = GuardedSink("a shelf", lambda: shelf)
     with MetricsWriter(tmp_path, tensorboard=False, sinks=[sink]) as writer:
         for step in range(5):
             writer.write({"a": 1.0}, update=0, global_step=step)
         assert writer.n_lost == 3
-    assert shelf.steps == [0, 1] and not shelf.is_closed
+    assert shelf.steps == [0, 1] and shelf.is_closed
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 5
     assert [r.message.count("a shelf (ConnectionError: no service)") for r in caplog.records] == [1]
+
+
+def test_a_sink_is_tried_again_less_and_less_often_and_told_of_when_it_is_back(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A record a second: two outages, of which the second is short."""
+    now = [0.0]
+    shelf = Shelf(fails_at=[*range(10, 500), 1000])
+    sink = GuardedSink("a shelf", lambda: shelf, clock=lambda: now[0])
+    for step in range(1100):
+        now[0] = float(step)
+        sink.write({}, step)
+    # Tried again after 60 s, 120 s, 240 s and 480 s.
+    back_at = 10 + 60 + 120 + 240 + 480
+    assert shelf.steps == [*range(10), *range(back_at, 1000), *range(1060, 1100)]
+    assert sink.n_lost == 1100 - len(shelf.steps)
+    assert [r.message.partition(" shelf ")[2] for r in caplog.records] == [
+        "(ConnectionError: no service); it is tried again once in a while",
+        f"is written again; {back_at - 10} records are lost",
+        "(ConnectionError: no service); it is tried again once in a while",
+        "is written again; 60 records are lost",
+    ]
+
+
+def test_a_sink_that_can_not_be_opened_is_opened_later() -> None:
+    now, shelves = [0.0], iter([None, Shelf()])
+
+    def open_next() -> Shelf:
+        shelf = next(shelves)
+        if shelf is None:
+            raise OSError("disk full")
+        return shelf
+
+    sink = GuardedSink("a shelf", open_next, clock=lambda: now[0])
+    for step in range(100):
+        now[0] = float(step)
+        sink.write({}, step)
+    assert sink.n_lost == 60
+
+
+@pytest.mark.parametrize("how", ["well", "says so", "raises"])
+def test_a_sink_hears_how_the_run_has_ended(tmp_path: Path, how: str) -> None:
+    shelf, other = Shelf(), Shelf()
+    sinks = [GuardedSink("a shelf", lambda: shelf), GuardedSink("another", lambda: other)]
+    with (
+        contextlib.suppress(ZeroDivisionError),
+        MetricsWriter(tmp_path, tensorboard=False, sinks=[sinks[0], BackgroundSink(sinks[1])]) as w,
+    ):
+        w.write({"a": 1.0}, update=0, global_step=0)
+        if how == "says so":
+            w.event("failed", cause="x")
+        elif how == "raises":
+            raise ZeroDivisionError
+    assert shelf.run_has_failed == other.run_has_failed == (how != "well")
 
 
 def test_a_sink_that_can_not_be_opened_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
@@ -61,7 +118,7 @@ def test_a_sink_that_can_not_be_opened_is_left_out(caplog: pytest.LogCaptureFixt
     sink = GuardedSink("a shelf", refuse)
     for step in range(3):
         sink.write({}, step)
-    sink.close()
+    sink.close(has_failed=False)
     assert sink.n_lost == 3 and len(caplog.records) == 1
 
 
@@ -74,7 +131,7 @@ def test_a_slow_sink_holds_nobody_up_and_drops_what_is_too_much() -> None:
         sink.write({}, step)
     assert sink.n_lost in (49, 50), "one may be in the sink's hands"
     shelf.may_go_on.set()
-    sink.close()
+    sink.close(has_failed=False)
     assert shelf.steps == list(range(n_records - sink.n_lost)) and shelf.is_closed
 
 
@@ -87,7 +144,7 @@ def test_a_sink_that_never_answers_does_not_keep_a_run_from_ending(
     sink = BackgroundSink(GuardedSink("a shelf", lambda: shelf))
     sink.write({}, 0)
     with caplog.at_level(logging.WARNING):
-        sink.close()
+        sink.close(has_failed=False)
     assert "its last records are lost" in caplog.text
     shelf.may_go_on.set()
 
@@ -193,6 +250,25 @@ def test_mlflow_in_a_folder_keeps_one_run_over_a_resume(
     assert run.data.params == {"seed": "3", "search.mode": "local"}
     history = client.get_metric_history(run.info.run_id, "loss_total")
     assert [(m.step, m.value) for m in history] == [(step, step / 8) for step in range(6)]
+
+
+def test_mlflow_does_not_call_a_failed_run_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs("mlflow")
+    from mlflow import MlflowClient
+
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    uri = f"file:{tmp_path / 'mlruns'}"
+    config = MonitoringConfig(mlflow_uri=uri)
+    sinks = destinations(config, tmp_path, {}, goes_on=False, on_ray=False)
+    with MetricsWriter(tmp_path, tensorboard=False, sinks=sinks) as writer:
+        writer.write({"a": 1.0}, update=0, global_step=0)
+        writer.event("failed", cause="x")
+    client = MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name("warpzone")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FAILED"
 
 
 def test_a_tracker_that_is_not_installed_is_refused_before_the_run(

@@ -39,6 +39,30 @@ def test_ends_are_counts_and_shares_of_the_whole_run() -> None:
     assert metrics["episode_end_timeout_total"] == 3.0
 
 
+def test_returns_and_lengths_are_those_of_the_last_hundred_episodes() -> None:
+    """Returns 1 to 100 and lengths 2 to 200, in any order; percentiles between two are halfway."""
+    figures = EpisodeFigures()
+    for _ in range(7):
+        figures.add(EpisodeRecord(0, 0, "1-1", -1e6, 10**6, "death", None))
+    for n in np.random.default_rng(0).permutation(np.arange(1, 101)):
+        figures.add(EpisodeRecord(0, 0, "1-1", float(n), 2 * int(n), "death", None))
+    metrics = figures.metrics(Counter(death=107))
+    expected = {
+        "avg_return": 50.5,
+        "recent_return_std": np.sqrt((100**2 - 1) / 12),
+        "recent_return_min": 1.0,
+        "recent_return_max": 100.0,
+        "recent_return_p50": 50.5,
+        "recent_return_p90": 90.1,
+        "recent_return_p99": 99.01,
+        "episode_length_mean": 101.0,
+        "episode_length_p50": 101.0,
+        "episode_length_p90": 180.2,
+        "episode_length_p99": 198.02,
+    }
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected)
+
+
 @pytest.mark.parametrize(
     "info, terminated, reason",
     [

@@ -212,6 +212,15 @@ def test_old_and_half_written_records_leave_gaps_not_errors(run: WrittenRun):
     assert "3 lines could not be read" in run.text()
 
 
+def test_a_run_that_failed_says_so_however_much_its_rescue_wrote(run: WrittenRun):
+    run.append("events.jsonl", event="failed", timestamp=1.7e9, cause="x")
+    for number in range(50):
+        run.append("events.jsonl", event="child_state", timestamp=1.7e9 + number)
+    assert read_run(run.path).state == "failed"
+    run.append("events.jsonl", event="started", timestamp=1.8e9)
+    assert read_run(run.path).state == "ended without a word"
+
+
 def test_an_empty_run_has_a_report(tmp_path):
     (tmp_path / "bare").mkdir()
     text = one_run(read_run(tmp_path / "bare"), tmp_path)

@@ -1,16 +1,20 @@
 """Stacks of other processes, and what can be read from them."""
 
+import ast
 import os
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import psutil
 
+import launch
+from launch.control.capacity import ROLES
 from launch.control.runtime import Child
 from launch.tracing.in_flight import InFlight
-from launch.tracing.stacks import own_stacks, stacks_of, waits_for
+from launch.tracing.stacks import WAITS, own_stacks, stacks_of, waits_for
 from launch.tracing.trace_file import DEADLINE, MOST_FILES, TraceFiles
 
 PROGRAM = """
@@ -82,6 +86,30 @@ def test_stacks_tell_for_whom_a_process_waits():
         )
         assert waits_for("Thread 1 (idle)\n" + frames) == "replay"
     assert waits_for("    next (some/other.py:1)\n    update (learner/learner.py:2)") == ""
+
+
+def test_whoever_is_known_to_wait_still_has_that_function():
+    """A rename would make every wait of its kind unknown, and nothing else would tell."""
+    root = Path(launch.__file__).parents[1]
+    for function, file, whom in WAITS:
+        tree = ast.parse((root / file).read_text())
+        defined = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+        assert function in defined, (function, file)
+        assert whom in ROLES
+
+
+def test_processes_below_are_looked_into_too():
+    program = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
+    command = [sys.executable, "-c", program, PROGRAM]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout.readline() == b"here\n"
+            text = stacks_of(process.pid)
+        finally:
+            for below in psutil.Process(process.pid).children():
+                below.kill()
+            process.kill()
+    assert "wait_for_ever" in text or "no stacks:" in text
 
 
 def test_work_is_counted_without_the_time_in_a_queue():

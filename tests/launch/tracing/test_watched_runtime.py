@@ -12,6 +12,7 @@ from launch.control.serial_runtime import SerialRuntime
 from launch.tracing import profile
 from launch.tracing.config import TraceConfig
 from launch.tracing.watched_runtime import WatchedRuntime
+from tests.monitoring.metrics_page import documented_fields
 
 
 @dataclass
@@ -97,6 +98,33 @@ def test_a_missed_deadline_leaves_stacks_and_says_who_waits_for_whom(tmp_path):
     text = (tmp_path / fields["file"]).read_text()
     assert "for env-actor-0 to answer train, which may take 0 s" in text
     assert "env-actor-0: train for" in text and "1 more asked for" in text
+
+
+def test_a_serial_call_that_outlives_its_deadline_leaves_stacks_while_it_runs(tmp_path, caplog):
+    runtime, events = WatchedRuntime(SerialRuntime(), TraceConfig(), tmp_path, 0.0), []
+    child = runtime.start("learner", "learner", Slow, {}, Resources())
+    with runtime.watching(told(events), lambda line: None):
+        runtime.call(child, "train", 0.9, deadline_s=30.0)
+        assert not list(tmp_path.glob("deadline_trace_*.log"))
+        runtime.call(child, "train", 2.0, deadline_s=0.1)
+        (path,) = tmp_path.glob("deadline_trace_*.log")
+    ((kind, fields),) = events
+    assert (kind, fields["file"], fields["who"]) == ("deadline_trace", path.name, "driver")
+    assert (fields["waits_for"], fields["method"]) == ("learner", "train")
+    assert "time.sleep(seconds)" in path.read_text(), "taken while it ran"
+    assert str(path) in caplog.text, "the driver may never come back to write the event"
+
+
+def test_events_of_traces_have_the_fields_that_are_documented(tmp_path):
+    config = TraceConfig(slow_step_s=0.05, slow_steps=1, window_s=60.0)
+    runtime, events = WatchedRuntime(SerialRuntime(), config, tmp_path, 0.0), []
+    child = runtime.start("learner", "learner", Slow, {}, Resources())
+    with runtime.watching(told(events), lambda line: None):
+        train(runtime, child, 0.0)
+        runtime.call(child, "train", 1.3, deadline_s=0.1)
+    assert {kind for kind, _ in events} == {"slow_step_trace", "deadline_trace"}
+    for kind, fields in events:
+        assert set(fields) == documented_fields(kind)
 
 
 def test_a_profile_covers_the_window_after_the_first_updates(tmp_path):
