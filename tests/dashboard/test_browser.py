@@ -100,6 +100,7 @@ def test_shows_a_run(run, browser: Browser, serve) -> None:
     assert re.search(r"\d s ago", checkpoints)
     assert "child failed" in shown(browser, "events")
     assert "child learner, cause it <b>broke</b>" in shown(browser, "events"), "text, not markup"
+    assert browser.errors == []
 
 
 def test_shows_replay_its_priorities_and_what_sampling_takes(run, browser, serve) -> None:

@@ -132,7 +132,9 @@ function eventText(event) {
   const parts = [];
   for (const [name, value] of Object.entries(event)) {
     if (name === "timestamp" || name === "event" || value === null || value === "") continue;
-    const text = isNumber(value) ? short(value) : typeof value === "object" ? JSON.stringify(value) : value;
+    const plain = typeof value === "object" ? JSON.stringify(value) : value;
+    // Of a path, its name: the run's own folder is known.
+    const text = isNumber(value) ? short(value) : name === "path" ? String(value).split("/").pop() : plain;
     parts.push(`${name.replaceAll("_", " ")} ${text}`);
   }
   return parts.join(", ").slice(0, 400);
