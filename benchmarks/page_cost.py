@@ -29,6 +29,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -89,7 +90,10 @@ def open_page(address: str) -> Iterator[None]:
     def read() -> None:
         nonlocal n_pictures
         feed = address.replace("http", "ws", 1) + "feed"
-        with connect(feed, max_size=None, origin=address.rstrip("/")) as socket:
+        with (
+            suppress(ConnectionClosed),
+            connect(feed, max_size=None, origin=address.rstrip("/")) as socket,
+        ):
             socket.send(json.dumps({"kind": "look", "actor": 0, "env": 0}))
             while not ends.is_set():
                 with suppress(TimeoutError):

@@ -125,7 +125,12 @@ def test_goes_on_with_what_the_run_writes(run, browser, serve) -> None:
     browser.wait_for(f"{prompt}.includes('Goomba')")
 
     run.live("Pipe ahead")
-    run.metrics(110, avg_return=77.25)
+    run.metrics(110, avg_return=77.25, search_served_busy_share=0.625)
+    silent = {"phase": None, "state": "suspect", "age_s": 70.0, "is_stalled": True}
+    beat = {"timestamp": time.time(), "processes": {"monitor": silent}}
+    run.append("heartbeat.jsonl", beat)
+    browser.wait_for("document.getElementById('fleet').innerText.includes('\u2013 (stalled)')")
+    browser.wait_for("/search service busy\\s+63%/.test(document.body.innerText)")
     browser.wait_for(f"{prompt} === 'Choose. State: Pipe ahead'")
     browser.wait_for("document.getElementById('tiles').innerText.includes('77.25')")
     assert browser.ask("document.querySelectorAll('#bars .bar').length") == 6, "no LLM prior now"
