@@ -230,7 +230,7 @@ class ActingLoop:
         self._begun[half] = None
         mark = time.perf_counter()
         output = pending.result()
-        report.add_seconds("search", mark)
+        report.add_seconds("search_wait", mark)
         other = (half + 1) % len(self._halves)
         if other != half:
             self._begun[other] = self._begin(other, env_steps, report)

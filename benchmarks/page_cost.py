@@ -29,6 +29,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -83,24 +84,35 @@ def measure(run: RealRun, seconds: float) -> Block:
 
 @contextmanager
 def open_page(address: str) -> Iterator[None]:
-    """As a browser connects, without drawing."""
-    ends = threading.Event()
+    """As a browser connects, without drawing. RuntimeError if it was not open to the end."""
+    ends, n_pictures = threading.Event(), 0
 
     def read() -> None:
+        nonlocal n_pictures
         feed = address.replace("http", "ws", 1) + "feed"
-        with connect(feed, max_size=None, origin=address.rstrip("/")) as socket:
+        with (
+            suppress(ConnectionClosed),
+            connect(feed, max_size=None, origin=address.rstrip("/")) as socket,
+        ):
             socket.send(json.dumps({"kind": "look", "actor": 0, "env": 0}))
             while not ends.is_set():
                 with suppress(TimeoutError):
-                    socket.recv(timeout=0.5)
+                    news = json.loads(socket.recv(timeout=0.5))
+                    n_pictures += any(m["kind"] == "live" for m in news["messages"])
 
     reader = threading.Thread(target=read)
     reader.start()
     try:
         yield
+        was_open = reader.is_alive()
     finally:
         ends.set()
         reader.join()
+    if not was_open or n_pictures < 2:
+        raise RuntimeError(
+            f"the page of an open block ended early or was sent {n_pictures} pictures, so the "
+            "block measures no open page; start again, with longer --seconds if there were few"
+        )
 
 
 def ratio_line(name: str, opened: Sequence[float], shut: Sequence[float]) -> str:
@@ -130,7 +142,20 @@ def parse_options(words: Sequence[str]) -> argparse.Namespace:
 def main() -> None:
     options = parse_options(sys.argv[1:])
     print(f"[benchmark] {machine_line()}\n[benchmark] {' '.join(options.arguments)}", flush=True)
-    folder = Path(tempfile.mkdtemp(prefix="warpzone-page-"))
+    with tempfile.TemporaryDirectory(prefix="warpzone-page-") as folder:
+        opened, shut = measure_blocks(Path(folder), options)
+    print("| | shut | open | open / shut - 1 | 95 % interval |\n|---|---|---|---|---|")
+    for name, field in (
+        (f"env steps/s (goal: above -{GOAL:.0%})", "steps_per_s"),
+        ("processor ms per env step", "cpu_ms_per_step"),
+    ):
+        print(
+            ratio_line(name, [getattr(b, field) for b in opened], [getattr(b, field) for b in shut])
+        )
+
+
+def measure_blocks(folder: Path, options: argparse.Namespace) -> tuple[list[Block], list[Block]]:
+    """Those with the page open, and those without; the run lies below `folder`."""
     endless = ["--device", "cpu", "--total-env-steps", "100000000", "--control.log-period-s", "1"]
     page = ["--dashboard", "--dashboard.port", "0"]
     settings = [*options.arguments, *endless, *UNDISTURBED, *page]
@@ -153,15 +178,7 @@ def main() -> None:
                         opened.enter_context(open_page(found[1]))
                     blocks[is_open].append(measure(run, options.seconds))
         run.stop()
-    print("| | shut | open | open / shut - 1 | 95 % interval |\n|---|---|---|---|---|")
-    opened, shut = blocks[True], blocks[False]
-    for name, field in (
-        (f"env steps/s (goal: above -{GOAL:.0%})", "steps_per_s"),
-        ("processor ms per env step", "cpu_ms_per_step"),
-    ):
-        print(
-            ratio_line(name, [getattr(b, field) for b in opened], [getattr(b, field) for b in shut])
-        )
+    return blocks[True], blocks[False]
 
 
 if __name__ == "__main__":

@@ -64,19 +64,25 @@ def parse_options(words: Sequence[str]) -> argparse.Namespace:
 def main() -> None:
     options = parse_options(sys.argv[1:])
     print(f"[benchmark] {machine_line()}\n[benchmark] {' '.join(options.arguments)}", flush=True)
-    folder = Path(tempfile.mkdtemp(prefix="warpzone-costs-")) / "run"
+    with tempfile.TemporaryDirectory(prefix="warpzone-costs-") as folder:
+        measure(Path(folder) / "run", options)
+
+
+def measure(folder: Path, options: argparse.Namespace) -> None:
     endless = ["--device", "cpu", "--total-env-steps", "100000000", "--control.log-period-s", "1"]
     run = RealRun(folder, settings=[*options.arguments, *endless])
-    fresh = start(run)
-    time.sleep(options.seconds)
-    run.wait_until(lambda: run.events("checkpoint"), "a checkpoint")
-    records = run.records()
-    saved = run.events("checkpoint")
+    try:
+        fresh = start(run)
+        time.sleep(options.seconds)
+        run.wait_until(lambda: run.events("checkpoint"), "a checkpoint")
+        records, saved = run.records(), run.events("checkpoint")
+        run.stop()
+        resumed = start(run)
+        run.stop()
+    finally:
+        run.kill()
     stalls, holds, writes = ([e[key] for e in saved] for key in ("stall_s", "held_s", "seconds"))
     lasted = records[-1]["timestamp"] - records[0]["timestamp"]
-    run.stop()
-    resumed = start(run)
-    run.stop()
     print(
         f"| checkpoints | in s | learner stalled, share (goal {SHARE_GOAL:.0%}) | longest, s "
         f"(goal {STALL_GOAL_S:g}) | no new work, longest, s | written in, longest, s "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import socket
 import sys
 import threading
@@ -14,7 +15,7 @@ import uvicorn
 
 from launch.dashboard.config import DEFAULT_PORT
 from launch.dashboard.run_view import NotARunError, RunView, check_run
-from launch.dashboard.server import LARGEST_MESSAGE_BYTES, make_app
+from launch.dashboard.server import LARGEST_MESSAGE_BYTES, Audience, make_app
 from launch.dashboard.serving import TOKEN_VARIABLE, ServingError, access_for, listen
 
 BESIDE_A_RUN = 10  # how much nicer than the run a page is that the run itself started
@@ -51,6 +52,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(sys.argv[1:] if arguments is None else arguments)
+    sys.stdout.reconfigure(errors="backslashreplace")  # names of folders need not be text
     try:
         check_run(options.run_dir)
         if options.listener is not None:
@@ -66,8 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sys.stdout.flush()
     except (NotARunError, ServingError) as error:
         fail(str(error))
+    audience = Audience()
     config = uvicorn.Config(
-        make_app(RunView(options.run_dir), token),
+        make_app(RunView(options.run_dir), token, audience=audience),
         log_level="warning",
         access_log=False,
         ws="websockets-sansio",
@@ -76,15 +79,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     server = uvicorn.Server(config)
     if options.listener is not None:
-        threading.Thread(target=_end_with_input, args=(server,), name="end", daemon=True).start()
+        with_run = (server, audience, options.run_dir)
+        threading.Thread(target=_end_with_input, args=with_run, name="end", daemon=True).start()
     try:
         server.run(sockets=[listener])
     except KeyboardInterrupt:
         return
 
 
-def _end_with_input(server: uvicorn.Server) -> None:
+def _end_with_input(server: uvicorn.Server, audience: Audience, run_dir: Path) -> None:
     sys.stdin.buffer.read()
+    audience.part(
+        "The process of this run has ended, and this page with it. To open it again: "
+        f"python launch/watch.py {shlex.quote(str(run_dir))}"
+    )
     server.should_exit = True
 
 

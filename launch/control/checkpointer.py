@@ -20,6 +20,10 @@ from launch.control.uploads import AFTERWARDS, Uploads
 
 SECONDS_PER_MINUTE = 60.0
 LAST_REASONS = ("finished", "stopped", "rescued")
+NOT_SOUND = (
+    "the last updates of a learner met numbers that are not finite, so that it is open whether its "
+    "state is worth keeping; the next checkpoint is made when it is due, or asked for"
+)
 LAST_UPLOAD_TRIES = 2  # no later checkpoint makes up for one that fails
 
 
@@ -73,7 +77,8 @@ class Checkpointer:
     def save(
         self, reason: str, *, since: float | None = None, idle_since: float | None = None
     ) -> None:
-        """A checkpoint of the run as it is. Raises RunFailed; OSError if it can't be written.
+        """A checkpoint of the run as it is; one that a learner's state forbids is left out with an
+        event. Raises RunFailed; OSError if it can't be written.
 
         since, idle_since: on the runtime's clock, when the last work was begun before it, and when
         the learner had done what it had; None is now
@@ -81,6 +86,7 @@ class Checkpointer:
         began = self._calls.now()
         since, idle_since = since or began, idle_since or began
         if not all([may_save(reason) for may_save in self._may_save]):
+            self._left_out(NOT_SOUND)
             return
         path, seconds = save_cut(
             self._calls,
@@ -145,18 +151,18 @@ class Checkpointer:
         try:
             self.save(reason, since=since, idle_since=idle_since)
         except OSError as error:
-            self._left_out(error)
+            self._left_out(str(error))
         except RunFailed as error:
             failure = error.__cause__
             if not isinstance(failure, CallFailed) or failure.raised:
                 raise
             self._on_failure(failure)
-            self._left_out(error)
+            self._left_out(str(error))
 
-    def _left_out(self, error: Exception) -> None:
+    def _left_out(self, cause: str) -> None:
         newest = self._store.newest()
         self._reporter.event(
             "checkpoint_failed",
-            cause=str(error)[-400:],
+            cause=cause[-400:],
             newest="none" if newest is None else str(newest),
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 from actors.live_view import ViewWish
 from actors.play_settings import PlaySettings
 from launch.config import Config
+from launch.control.adaptive import scales_of
 from launch.control.live_file import LIVE_VIEW_PERIOD_S
 from launch.control.live_settings import LiveSettings, changed, in_effect, knobs
 from launch.control.progress import Progress
@@ -18,6 +19,7 @@ from launch.control.runtime import Child
 from launch.setting_types import SettingError, shown
 
 LOOK_PERIOD_S = 0.5
+TELL_PERIOD_S = 5.0  # between two looks at whether schedules have moved a setting
 UNSEEN_PERIOD_S = 30.0  # between pictures that nobody asked for; a page opened later begins so
 MOST_ENVS = 8  # shown at once
 MOST_ACTORS = 4  # that show them
@@ -35,6 +37,8 @@ class LiveControl:
         clock: Callable[[], float],
     ) -> None:
         self.settings = LiveSettings()
+        self._told: list[dict[str, object]] = []
+        self._told_at = -inf
         self._wants_checkpoint = False
         self._config = config
         self._reporter = reporter
@@ -58,6 +62,8 @@ class LiveControl:
         self._viewer = self._box.viewer()
         for request in self._box.take():
             self._box.answer(request, self._answer(request))
+        if self._clock() - self._told_at >= TELL_PERIOD_S:  # schedules move what is in force
+            self._tell()
 
     def take_checkpoint_wish(self) -> bool:
         """Whether a checkpoint was asked for since the last call."""
@@ -98,26 +104,27 @@ class LiveControl:
             return self._change(content.get("setting"), content.get("value"))
         if isinstance(content, dict) and content.get("ask") == CHECKPOINT:
             self._wants_checkpoint = True
-            return Answer(True, "a checkpoint is made now")
+            return Answer(
+                True, "asked for; it is begun when nothing it holds is moving, and is an event then"
+            )
         return self._refuse(
             f"a request must ask for {SETTING} or {CHECKPOINT}, got {shown(content)}"
         )
 
     def _change(self, name: object, value: object) -> Answer:
-        old, config, env_steps = self.settings, self._config, self._progress.env_steps
+        old = self.settings
         try:
-            self.settings, knob = changed(old, name, value, config)
+            self.settings, knob = changed(old, name, value, self._config)
         except SettingError as error:
             return self._refuse(str(error))
-        before = in_effect(old, knob.name, config, env_steps)
-        after = in_effect(self.settings, knob.name, config, env_steps)
+        before, after = (self._in_effect(s, knob.name) for s in (old, self.settings))
         self._reporter.event(
             "setting_changed",
             setting=knob.name,
             before=before,
             after=after,
             follows=knob.own if getattr(self.settings, knob.name) is None else "",
-            env_steps=env_steps,
+            env_steps=self._progress.env_steps,
         )
         self._tell()
         return Answer(True, f"{knob.name} {_word(before)} \N{RIGHTWARDS ARROW} {_word(after)}")
@@ -128,24 +135,29 @@ class LiveControl:
 
     def _tell(self) -> None:
         """Pages show what can be changed, within which bounds, and what it is now."""
-        self._reporter.live_settings(
-            [
-                {
-                    "name": knob.name,
-                    "kind": "switch" if knob.hint is bool else "number",
-                    "is_whole": knob.hint is int,
-                    "low": knob.low,
-                    "high": knob.high,
-                    "value": getattr(self.settings, knob.name),
-                    "now": in_effect(
-                        self.settings, knob.name, self._config, self._progress.env_steps
-                    ),
-                    "own": knob.own,
-                    "meaning": knob.meaning,
-                }
-                for knob in knobs(self._config)
-            ]
-        )
+        self._told_at = self._clock()
+        rows: list[dict[str, object]] = [
+            {
+                "name": knob.name,
+                "kind": "switch" if knob.hint is bool else "number",
+                "is_whole": knob.hint is int,
+                "low": knob.low,
+                "high": knob.high,
+                "value": getattr(self.settings, knob.name),
+                "now": self._in_effect(self.settings, knob.name),
+                "own": knob.own,
+                "meaning": knob.meaning,
+            }
+            for knob in knobs(self._config)
+        ]
+        if rows != self._told:
+            self._told = rows
+            self._reporter.live_settings(rows)
+
+    def _in_effect(self, settings: LiveSettings, name: str) -> object:
+        config, progress = self._config, self._progress
+        exploration = scales_of(progress.adaptive, config.adaptive).exploration
+        return in_effect(settings, name, config, progress.env_steps, exploration)
 
 
 def _word(value: object) -> str:

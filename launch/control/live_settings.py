@@ -113,11 +113,17 @@ def changed(
     )
 
 
-def in_effect(settings: LiveSettings, name: str, config: Config, env_steps: int) -> object:
-    """What a setting comes to now, where it follows the run's own too."""
+def in_effect(
+    settings: LiveSettings, name: str, config: Config, env_steps: int, exploration: float
+) -> object:
+    """What a setting comes to now, where it follows the run's own too.
+
+    exploration: how far a schedule that adapts has widened it
+    """
     value = getattr(settings, name)
     if value is None and name == "temperature":
-        return config.acting.temperature_at(env_steps)
+        scheduled = config.acting.temperature_at(env_steps)
+        return PlaySettings(exploration=exploration).temperature_or(scheduled)
     if value is None and name == "simulations":
         return config.search.n_simulations
     return value

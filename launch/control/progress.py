@@ -238,7 +238,10 @@ class Progress:
         return summed
 
     def _wait_metrics(self, elapsed: float) -> dict[str, float]:
-        """Percent of wall time: who works at what, who waits for whom."""
+        """Percent of wall time: who works at what, who waits for whom.
+
+        The limiter's part is what is left, and so holds whatever keeps a process from being asked.
+        """
         per_actor = 100.0 / (elapsed * self._n_actors)
         actor, learner = self.window.actor_seconds, self.window.learner_seconds
         metrics = {
@@ -246,6 +249,8 @@ class Progress:
             for stage in ("env", "search", "prior_ask", "pull")
         }
         metrics["wait_percent/env_actor/prior"] = actor["prior_wait"] * per_actor
+        if "search_wait" in actor:  # a service searches
+            metrics["wait_percent/env_actor/search"] = actor["search_wait"] * per_actor
         metrics["wait_percent/env_actor/limiter"] = max(0.0, 100.0 - actor["total"] * per_actor)
         for stage in ("transfer", "compute", "publish"):
             metrics[f"time_percent/learner/{stage}"] = 100.0 * learner[stage] / elapsed

@@ -11,6 +11,7 @@ import json
 import os
 import secrets
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
@@ -24,6 +25,7 @@ REQUEST_END, ANSWER_END = ".request", ".answer"
 LARGEST_BYTES = 4_096
 MOST_AT_ONCE = 16  # of requests, so that a full folder holds nobody up
 VIEWER_STAYS_S = 10.0  # after the last sign of it; pages give one every 3 s
+ANSWER_STAYS_S = 60.0  # where nobody reads it, since who asked is gone
 SETTING, CHECKPOINT = "setting", "checkpoint"  # what can be asked for
 
 
@@ -52,6 +54,7 @@ class RequestBox:
         self._viewer_stamp = 0
         self._viewer_at = -inf
         self._viewer: object = None
+        self._answered: deque[tuple[float, Path]] = deque()  # when and where, oldest first
 
     def begin(self) -> None:
         """Requests to an earlier process are not for this one."""
@@ -65,6 +68,8 @@ class RequestBox:
 
     def take(self) -> list[Request]:
         """What was asked since the last call, oldest first."""
+        while self._answered and self._clock() - self._answered[0][0] > ANSWER_STAYS_S:
+            _remove(self._answered.popleft()[1])
         try:
             names = sorted(n for n in os.listdir(self._folder) if n.endswith(REQUEST_END))
         except OSError:
@@ -74,10 +79,12 @@ class RequestBox:
 
     def answer(self, request: Request, answer: Answer) -> None:
         content = json.dumps({"is_done": answer.is_done, "text": answer.text})
+        path = self._folder / f"{request.name}{ANSWER_END}"
         try:
-            _put(self._folder / f"{request.name}{ANSWER_END}", content)
+            _put(path, content)
         except OSError:
             return  # whoever asked sees at least that it was taken
+        self._answered.append((self._clock(), path))
 
     def viewer(self) -> tuple[int, int] | None:
         """The env actor and the environment that somebody looks at closely; None if nobody looks.

@@ -15,6 +15,7 @@ PATIENCE_S = 120.0  # a run that makes a checkpoint of a large replay looks at n
 POLL_S = 0.2
 SIGN_PERIOD_S = 3.0  # of somebody looking
 MOST_OPEN = 8  # requests of all browsers that were not answered yet
+NOTHING = ((-1, -1), -inf)  # told to the run: of which environment, and when
 
 
 class Desk:
@@ -32,7 +33,8 @@ class Desk:
         self._state = state
         self._patience_s = patience_s
         self._lookers: dict[object, tuple[int, int]] = {}  # by browser: env actor, environment
-        self._told = ((-1, -1), -inf)  # what, when
+        self._told = NOTHING
+        self._telling = asyncio.Lock()  # one at a time changes what the run is told
         self._n_open = 0
 
     async def looks(self, browser: object, actor: int, env: int) -> None:
@@ -43,23 +45,28 @@ class Desk:
 
     async def leaves(self, browser: object) -> None:
         """It is gone, or its page is hidden; the last one to leave puts the light out."""
-        if self._lookers.pop(browser, None) is not None and not self._lookers:
-            self._told = ((-1, -1), -inf)
+        if self._lookers.pop(browser, None) is None:
+            return
+        async with self._telling:
+            if self._lookers:  # another came meanwhile
+                return
+            self._told = NOTHING
             await asyncio.to_thread(self._desk.leave)
 
     async def keep_telling(self) -> None:
         """Of two browsers the one that chose last is shown what it wants."""
-        if not self._lookers or self._state() in ENDED_STATES:
-            return
-        wanted = list(self._lookers.values())[-1]
-        now = time.monotonic()
-        if wanted == self._told[0] and now - self._told[1] < SIGN_PERIOD_S:
-            return
-        self._told = (wanted, now)
-        try:
-            await asyncio.to_thread(self._desk.look, *wanted)
-        except OSError:
-            return  # a run that can't be written to is shown as it shows itself
+        async with self._telling:
+            if not self._lookers or self._state() in ENDED_STATES:
+                return
+            wanted = list(self._lookers.values())[-1]
+            now = time.monotonic()
+            if wanted == self._told[0] and now - self._told[1] < SIGN_PERIOD_S:
+                return
+            self._told = (wanted, now)
+            try:
+                await asyncio.to_thread(self._desk.look, *wanted)
+            except OSError:
+                return  # a run that can't be written to is shown as it shows itself
 
     async def ask(self, what: dict[str, object]) -> Answer:
         """Waits for the run's answer to a request; see `request_box`."""
@@ -67,7 +74,7 @@ class Desk:
             return Answer(False, f"a page asks for {SETTING} or {CHECKPOINT}, nothing else")
         state = self._state()
         if state in ENDED_STATES:
-            return Answer(False, f"this run is {state}: nothing of it can be changed any more")
+            return Answer(False, f"this run has {state}: nothing of it can be changed any more")
         if self._n_open >= MOST_OPEN:
             return Answer(False, f"{MOST_OPEN} requests wait for the run already; try again later")
         self._n_open += 1

@@ -12,20 +12,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 from launch.dashboard.checkpoint_list import CheckpointList
+from launch.dashboard.time_shares import TimeShares
 from launch.monitoring.json_lines import JsonLinesReader, JsonValue, parse_json
 from launch.monitoring.metrics_writer import EVENTS_FILE, METRICS_FILE
 from launch.monitoring.monitor import HEARTBEAT_FILE
-from launch.monitoring.run_state import number as _number
+from launch.monitoring.rotation import part_numbers
+from launch.monitoring.run_state import failed_after, newest_timestamp, number, state_of_run
+from launch.tracing.times_file import TIMES_FILE
 
 CONFIG_FILE = "config.yaml"
-SUMMARY_FILE = "summary.json"
 LIVE_FILE = "live.json"
 SETTINGS_FILE = "live-settings.json"
 MAX_POINTS = 400  # per curve sent to a browser; more than a screen has pixels to show
 MAX_EVENTS = 60
-MAX_LIVE_BYTES = 4 << 20
-SILENT_AFTER_S = 30.0  # several metric periods
-ENDED_STATES = ("finished", "stopped")
+MAX_LIVE_BYTES = 4 << 20  # of a file that is replaced as a whole
+MAX_BEAT_BYTES = 1 << 20  # a heartbeat of some thousand processes; only the newest is shown
+ENDED_STATES = ("finished", "stopped", "failed")
 
 CURVES: dict[str, tuple[str, ...]] = {
     "return": ("avg_return", "recent_return_p90", "eval_return_mean"),
@@ -51,20 +53,36 @@ def is_run(path: Path) -> bool:
 
 
 def check_run(path: Path) -> None:
-    """Raises NotARunError unless `path` is a run directory."""
-    if not path.exists():
+    """Raises NotARunError unless `path` is a run directory that can be read."""
+    try:
+        path.stat()
+        if not path.is_dir():
+            raise NotARunError(f"{path} is a file, not a run directory")
+        entries = sorted(path.iterdir())
+        if is_run(path):
+            return
+    except FileNotFoundError as error:
         raise NotARunError(
             f"{path} does not exist; name a folder that a run writes, e.g. runs/NAME"
-        )
-    if not path.is_dir():
-        raise NotARunError(f"{path} is a file, not a run directory")
-    if is_run(path):
-        return
-    runs = sorted(child for child in path.iterdir() if child.is_dir() and is_run(child))
-    hint = "; runs inside it: " + ", ".join(map(str, runs[:8])) if runs else ""
+        ) from error
+    except OSError as error:
+        raise NotARunError(
+            f"{path} can't be read: {error.strerror}; name a folder that a run writes and that "
+            "you may read"
+        ) from error
+    runs = [str(entry) for entry in entries if _is_readable_run(entry)]
+    hint = "; runs inside it: " + ", ".join(runs[:8]) if runs else ""
     raise NotARunError(
         f"{path} is not a run directory: it has no {CONFIG_FILE} and no {METRICS_FILE}{hint}"
     )
+
+
+def _is_readable_run(path: Path) -> bool:
+    """A neighbour that can't be looked into, such as `lost+found`, is none to be named."""
+    try:
+        return path.is_dir() and is_run(path)
+    except OSError:
+        return False
 
 
 class RunView:
@@ -78,15 +96,18 @@ class RunView:
         self._clock = clock
         self._metrics = JsonLinesReader(run_dir / METRICS_FILE)
         self._events = JsonLinesReader(run_dir / EVENTS_FILE)
-        self._heartbeats = JsonLinesReader(run_dir / HEARTBEAT_FILE)
+        self._heartbeats = _reader_of_the_end(run_dir / HEARTBEAT_FILE)
+        self._time_shares = TimeShares()
         self._rows: list[tuple[float | None, ...]] = []
         self._latest: Section = {}
         self._beat: Section = {}
         self._recent_events: deque[Section] = deque(maxlen=MAX_EVENTS)
+        self._has_failed = False
         self._restarts: Counter[str] = Counter()
         self._failed_at: dict[str, float | None] = {}  # the last time, by child
         self._checkpoints = CheckpointList(run_dir)
         self._stamps: dict[str, tuple[int, int]] = {}  # of files that are replaced, as last read
+        self._too_large: dict[str, JsonValue] = {}  # what to say of such a file, by its name
         self._sections: dict[str, tuple[int, Section]] = {}
 
     def refresh(self) -> None:
@@ -101,7 +122,8 @@ class RunView:
         for event in self._events.iter_new():
             self._add_event(event)
             events += 1
-        self._set("status", self._status())
+        state = self.state
+        self._set("status", self._status(state))
         if records or "curves" not in self._sections:
             self._set("curves", self._curves())
             self._set("figures", self._latest)
@@ -110,12 +132,21 @@ class RunView:
         if events or "events" not in self._sections:
             self._set("events", {"events": list(self._recent_events)[::-1]})
         self._set("checkpoints", {"checkpoints": self._checkpoints.rows()})
+        self._read_files_that_are_replaced()
+        waits = self._time_shares.section(self._latest, has_ended=state in ENDED_STATES)
+        self._set("waits", waits)
+        self._set("notes", {"notes": list(self._too_large.values())})
+
+    def _read_files_that_are_replaced(self) -> None:
         live = self._read_replaced(LIVE_FILE)
         if live is not None:
             self._set("live", {"environments": _environments(live)})
         settings = self._read_replaced(SETTINGS_FILE)
         if settings is not None:
             self._set("settings", settings)
+        times = self._read_replaced(TIMES_FILE)
+        if times is not None:
+            self._time_shares.add(times)
 
     def changed_since(self, seen: dict[str, int]) -> list[Section]:
         """Messages for a browser that has `seen` these versions; brings `seen` up to date."""
@@ -132,7 +163,7 @@ class RunView:
             self._sections[kind] = (version + 1, section)
 
     def _add_metrics(self, record: Section) -> None:
-        row = tuple(_number(record.get(name)) for name in _COLUMNS)
+        row = tuple(number(record.get(name)) for name in _COLUMNS)
         step = row[0]
         if step is None:
             return
@@ -143,27 +174,25 @@ class RunView:
 
     def _add_event(self, event: Section) -> None:
         self._recent_events.append(event)
+        self._has_failed = failed_after(event, self._has_failed)
         if event.get("event") == "child_failed":
             self._restarts[str(event.get("child"))] += 1
-            self._failed_at[str(event.get("child"))] = _number(event.get("timestamp"))
+            self._failed_at[str(event.get("child"))] = number(event.get("timestamp"))
         elif event.get("event") == "checkpoint":
             self._checkpoints.told(event)
 
     @property
     def state(self) -> str:
-        """Whether the run is alive, by its newest record and by what its end leaves."""
-        if ended := _how_it_ended(self.run_dir):
-            return ended
-        if self._newest == 0.0:
-            return "starting"
-        return "running" if self._clock() - self._newest < SILENT_AFTER_S else "silent"
+        """As `state_of_run` has it, by all that was read until the last refresh."""
+        newest, now = self._newest, self._clock()
+        return state_of_run(self.run_dir, newest, has_failed=self._has_failed, now=now)
 
     @property
-    def _newest(self) -> float:
-        return max(_number(r.get("timestamp")) or 0.0 for r in (self._latest, self._beat))
+    def _newest(self) -> float | None:
+        return newest_timestamp(self._latest, self._beat, *list(self._recent_events)[-1:])
 
-    def _status(self) -> Section:
-        return {"run": self.run_dir.name, "state": self.state, "newest": self._newest or None}
+    def _status(self, state: str) -> Section:
+        return {"run": self.run_dir.resolve().name, "state": state, "newest": self._newest}
 
     def _curves(self) -> Section:
         stride = max(1, -(-len(self._rows) // MAX_POINTS))
@@ -185,8 +214,8 @@ class RunView:
         for name in sorted(set(beats) | measured):
             beat = beats.get(name)
             beat = beat if isinstance(beat, dict) else {}
-            age_s = _number(beat.get("age_s"))
-            written = _number(self._beat.get("timestamp"))
+            age_s = number(beat.get("age_s"))
+            written = number(self._beat.get("timestamp"))
             rows.append(
                 {
                     "name": name,
@@ -204,8 +233,8 @@ class RunView:
 
     def _usage(self, beat: Section, figure: str, process: str) -> float | None:
         """Of one process; older runs have it in their metrics."""
-        now = _number(beat.get(figure))
-        return _number(self._latest.get(f"{figure}/{process}")) if now is None else now
+        now = number(beat.get(figure))
+        return number(self._latest.get(f"{figure}/{process}")) if now is None else now
 
     def _read_replaced(self, name: str) -> Section | None:
         """The content of a file that is replaced as a whole; None without news."""
@@ -213,7 +242,14 @@ class RunView:
         try:
             stat = path.stat()
             stamp = (stat.st_mtime_ns, stat.st_size)
-            if stamp == self._stamps.get(name) or stat.st_size > MAX_LIVE_BYTES:
+            if stamp == self._stamps.get(name):
+                return None
+            self._too_large.pop(name, None)
+            if stat.st_size > MAX_LIVE_BYTES:
+                self._too_large[name] = (
+                    f"{name} has {stat.st_size:,} bytes, and this page reads {MAX_LIVE_BYTES:,} at "
+                    "most: what it shows is older"
+                )
                 return None
             content = parse_json(path.read_bytes())
         except (OSError, ValueError):
@@ -222,20 +258,21 @@ class RunView:
         return content if isinstance(content, dict) else None
 
 
+def _reader_of_the_end(path: Path) -> JsonLinesReader:
+    """From some record before the newest on, which is in the newest part just after a rotation."""
+    try:
+        size_bytes = path.stat().st_size
+    except OSError:
+        size_bytes = 0
+    put_aside = part_numbers(path)
+    read = put_aside if size_bytes else put_aside[:-1]
+    start = max(0, size_bytes - MAX_BEAT_BYTES)
+    return JsonLinesReader(path, start=start, after_part=max(read, default=0))
+
+
 def _environments(live: Section) -> list[JsonValue]:
     """One entry each; a file of an older run holds just one, and says nothing of whose it is."""
     shown = live.get("environments")
     if isinstance(shown, list):
         return [entry for entry in shown if isinstance(entry, dict)]
     return [{"actor": 0, "env": 0, **live}]
-
-
-def _how_it_ended(run_dir: Path) -> str:
-    """Of the last process of the run; "" while one goes on, or after one that failed."""
-    try:
-        summary = parse_json((run_dir / SUMMARY_FILE).read_bytes())
-    except (OSError, ValueError):
-        return ""
-    if not isinstance(summary, dict):
-        return ""
-    return "finished" if summary.get("finished") is True else "stopped"

@@ -13,7 +13,8 @@ from launch.tracing.spans import PROFILE_FOLDER, WINDOW_FILE, SpanFile, chrome_t
 from launch.tracing.time_book import DRIVER
 
 PROFILE_FILE = "profile.json"
-GRACE_S = 3.0  # after the window, for calls that end late to write what they have
+GRACE_S = 3.0  # after the window, for processes to write what they have
+LONGEST_GRACE_S = 300.0  # for calls that the window's end found under way: spans come with answers
 
 _log = logging.getLogger(__name__)
 
@@ -47,11 +48,18 @@ class Profile:
         """What the driver did, by time.perf_counter."""
         self._spans.add(name, began, ended)
 
-    def finish(self, *, at_once: bool = False) -> Path | None:
-        """The trace's file, once, when the window is over; at the run's end what there is."""
+    @property
+    def has_begun(self) -> bool:
+        return self._ends_at is not None
+
+    def finish(self, oldest_call_s: float, *, at_once: bool = False) -> Path | None:
+        """The trace's file, once, when the window is over; at the run's end what there is.
+
+        oldest_call_s: age of the oldest call that is under way, 0 for none
+        """
         if self._is_over or self._ends_at is None:
             return None
-        if not at_once and time.time() < self._ends_at + GRACE_S:
+        if not at_once and self._is_awaited(time.time(), oldest_call_s):
             return None
         self._is_over = True
         self._spans.flush()
@@ -62,6 +70,12 @@ class Profile:
             return None
         shutil.rmtree(self.folder, ignore_errors=True)
         return self._path
+
+    def _is_awaited(self, now: float, oldest_call_s: float) -> bool:
+        """Whether something of the window may still be written."""
+        assert self._ends_at is not None
+        has_old_calls = now - oldest_call_s < self._ends_at
+        return now < self._ends_at + (LONGEST_GRACE_S if has_old_calls else GRACE_S)
 
     def _give_up(self, error: OSError) -> None:
         self._is_over = True

@@ -13,7 +13,8 @@ DRIVER = "driver"
 # What children call their stages, as the table of a run has it.
 STAGES = {
     "prior_ask": "prior",
-    "prior_wait": "prior",
+    "prior_wait": "prior-wait",
+    "search_wait": "search-wait",
     "pull": "transfer",
     "compute": "train",
     "sample_wait": "sample-wait",

@@ -29,6 +29,7 @@ from launch.tracing.trace_file import DEADLINE, SLOW_STEP, Trace, TraceFiles
 Tell = Callable[..., None]  # the kind of an event, and its fields
 BUSY_PERIOD_S = 1.0
 DEADLINE_TRACES_APART_S = 30.0  # a node that is lost takes many calls along
+NEVER_TRAINED = "a profile begins with the first updates, and there were none"
 SERIAL = "serial"
 
 _log = logging.getLogger(__name__)
@@ -282,6 +283,10 @@ class WatchedRuntime:
     def _finish_profile(self, *, at_once: bool = False) -> None:
         if self._profile is None or self._tell is None:
             return
-        path = self._profile.finish(at_once=at_once)
+        now = self.now()
+        oldest_s = max((now - work.since for work in self._in_flight.work()), default=0.0)
+        path = self._profile.finish(oldest_s, at_once=at_once)
         if path is not None:
             self._tell("profile_written", file=path.name)
+        elif at_once and not self._profile.has_begun:
+            self._tell("profile_not_written", cause=NEVER_TRAINED)

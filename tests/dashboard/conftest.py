@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from actors.live_view import EnvView, EpisodePath
+from actors.search.tree_picture import TreePicture
+from launch.control.live_file import LiveFile
 from tests.dashboard.chromium import Browser, Server, chromium
 
-TREE = {
-    "parent": [-1, 0, 0, 1, 3, 1],
-    "action": ["stay", "right", "jump", "right", "jump", "stay"],
-    "visits": [21, 14, 6, 9, 3, 4],
-    "value": [1.5, 1.6, 1.1, 1.8, 1.9, 0.4],
-    "prior": [1.0, 0.3, 0.4, 0.5, 0.2, 0.2],
-    "n_nodes": 21,
-}
+TREE = TreePicture(
+    parent=np.array([-1, 0, 0, 1, 3, 1]),
+    action=np.array([0, 1, 2, 1, 2, 0]),
+    visits=np.array([21, 14, 6, 9, 3, 4]),
+    value=np.array([1.5, 1.6, 1.1, 1.8, 1.9, 0.4]),
+    prior=np.array([1.0, 0.3, 0.4, 0.5, 0.2, 0.2]),
+    n_nodes=21,
+)
+ACTIONS = ("stay", "right", "jump")
 
 
 class PretendRun:
@@ -52,46 +56,21 @@ class PretendRun:
         }
         self.append("heartbeat.jsonl", {"timestamp": time.time(), "processes": processes})
 
-    def live(
-        self, prompt: str, prior: list[float] | None = None, n_envs: int = 3, **changes: object
-    ) -> None:
-        """The first of `n_envs` environments is looked at closely."""
-        shown = [self.environment(env, prompt, prior) for env in range(n_envs)]
-        shown[0] |= {"llm_text": f"Choose. State: {prompt}", "tree": TREE}
-        shown[0] |= changes
-        live = {"timestamp": time.time(), "environments": shown}
-        (self.path / "live.json").write_text(json.dumps(live))
+    def live(self, prompt: str, prior: list[float] | None = None, n_envs: int = 3) -> None:
+        """As the reporter does; the first of `n_envs` environments is looked at closely."""
+        views = [env_view(env, prompt, prior) for env in range(n_envs)]
+        text, actions = f"Choose. State: {prompt}", tuple(ACTIONS[a] for a in TREE.action)
+        views[0] = replace(views[0], llm_text=text, tree=TREE, tree_actions=actions)
+        LiveFile(self.path, time.monotonic).add(0, views)
 
     def old_live(self, prompt: str) -> None:
         """As runs wrote it when they showed one environment."""
-        entry = self.environment(0, prompt, None)
+        self.live(prompt)
+        entry = json.loads((self.path / "live.json").read_text())["environments"][1]
         for name in ("actor", "env", "level", "llm_text", "n_actions", "chosen", "length"):
             del entry[name]
         del entry["total_reward"], entry["path"], entry["tree"]
         (self.path / "live.json").write_text(json.dumps(entry))
-
-    def environment(self, env: int, prompt: str, prior: list[float] | None) -> dict[str, object]:
-        _, png = cv2.imencode(".png", np.full((24, 32, 3), 120, np.uint8))
-        return {
-            "timestamp": time.time(),
-            "actor": 0,
-            "env": env,
-            "level": "1-1",
-            "frame_png": base64.b64encode(png.tobytes()).decode(),
-            "prompt": prompt,
-            "llm_text": "",
-            "actions": ["stay", "right", "jump"],
-            "n_actions": 3,
-            "chosen": 1,
-            "search": [0.1, 0.7, 0.2],
-            "model": [0.3, 0.3, 0.4],
-            "prior": prior,
-            "value": 1.5,
-            "length": 3 + env,
-            "total_reward": 2.25,
-            "path": {"every": 1, "value": [1.0, 1.2, 1.4, 1.5], "total_reward": [0, 0, 1, 2.25]},
-            "tree": None,
-        }
 
     def settings(self, **values: object) -> None:
         """As a run tells of them."""
@@ -108,6 +87,12 @@ class PretendRun:
             rows.append({**row, "own": own, "value": value, "now": now, "meaning": "means that"})
         (self.path / "live-settings.json").write_text(json.dumps({"settings": rows}))
 
+    def timings(self, wall_s: float, at: float | None = None, **processes: dict) -> None:
+        """As the driver writes it; of each process role, stages and what it is at."""
+        rows = {n.replace("_", "-"): {"wall_s": wall_s, **p} for n, p in processes.items()}
+        content = {"timestamp": at or time.time(), "wall_s": wall_s, "processes": rows}
+        (self.path / "timings.json").write_text(json.dumps(content))
+
     def checkpoint(self, env_steps: int, *marks: str, **event: object) -> None:
         folder = self.path / "checkpoints" / f"step-{env_steps:010d}-update-{env_steps // 2:08d}"
         folder.mkdir(parents=True)
@@ -120,6 +105,35 @@ class PretendRun:
     def finish(self) -> None:
         """Runs to its end."""
         (self.path / "summary.json").write_text('{"finished": true}')
+
+
+def env_view(env: int, prompt: str, prior: list[float] | None) -> EnvView:
+    """What an env actor says of an environment that is not looked at closely."""
+    _, png = cv2.imencode(".png", np.full((24, 32, 3), 120, np.uint8))
+    return EnvView(
+        env_id=env,
+        level="1-1",
+        frame_png=png.tobytes(),
+        prompt=prompt,
+        llm_text="",
+        n_actions=5,
+        indices=np.array([0, 2, 4]),
+        actions=ACTIONS,
+        chosen=2,
+        search_policy=np.array([0.1, 0.7, 0.2], np.float32),
+        model_policy=np.array([0.3, 0.3, 0.4], np.float32),
+        llm_prior=None if prior is None else np.array(prior, np.float32),
+        root_value=1.5,
+        length=3 + env,
+        total_reward=2.25,
+        path=EpisodePath(
+            every=2,
+            value=np.array([1.0, 1.2, 1.4, 1.5], np.float32),
+            total_reward=np.array([0.0, 0.0, 1.0, 2.25], np.float32),
+        ),
+        tree=None,
+        tree_actions=(),
+    )
 
 
 @pytest.fixture
@@ -135,7 +149,8 @@ def run(tmp_path: Path) -> PretendRun:
         loss = None if step == 50 else 1.0
         run.metrics(step, avg_return=step / 10, loss_total=loss, **machine)
     run.heartbeat(learner=1.0, env_actor_0=130.0)
-    run.append("events.jsonl", {"timestamp": 1.0, "event": "child_failed", "child": "learner"})
+    failure = {"event": "child_failed", "child": "learner", "cause": "it <b>broke</b>"}
+    run.append("events.jsonl", {"timestamp": time.time() - 7200.0, **failure})
     run.settings()
     run.checkpoint(50)
     run.checkpoint(80, "LATEST", "BEST", reason="periodic", seconds=1.25, stall_s=0.5)

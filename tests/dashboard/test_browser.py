@@ -17,7 +17,11 @@ import pytest
 
 from tests.dashboard.chromium import CHROMIUM, ROOT, Browser
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium or google-chrome on PATH")
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None,
+    reason="no chromium or google-chrome on PATH, and nothing of ours installs one: "
+    "apt-get install chromium",
+)
 
 LIVE = shlex.split(
     """--preset cartpole --runtime serial --device cpu --envs-per-actor 2 --acting.num-actors 2
@@ -27,6 +31,24 @@ LIVE = shlex.split(
     --evaluation.every-env-steps 100000000 --control.checkpoint-every-env-steps 100000000
     --control.log-period-s 0.5 --dashboard --dashboard.port 0"""
 )
+
+REPLAY = {
+    "replay_positions": 1234,
+    "replay_fill_rate": 0.25,
+    "replay_bytes": 5_000_000,
+    "replay_push_total": 4321,
+    "replay_sample_total": 77,
+    "ratio_actual": 3.75,
+    "ratio_target": 4.0,
+    "replay_lag_p50": 6,
+    "replay_lag_p90": 19,
+    "replay_priority_p50": 0.125,
+    "replay_priority_p90": 0.5,
+    "replay_priority_p99": 2.0,
+    "replay_draw_ms": 0.5,
+    "replay_gather_ms": 1.5,
+    "replay_targets_ms": 2.0,
+}
 
 
 def wait_for(is_so: Callable[[], bool], seconds: float = 60.0) -> bool:
@@ -38,7 +60,11 @@ def wait_for(is_so: Callable[[], bool], seconds: float = 60.0) -> bool:
     return True
 
 
-def test_shows_a_run_and_follows_it(run, browser: Browser, serve) -> None:
+def shown(browser: Browser, name: str) -> str:
+    return browser.ask(f"document.getElementById('{name}').innerText")
+
+
+def test_shows_a_run(run, browser: Browser, serve) -> None:
     browser.open(serve(run.path).address)
     browser.wait_for("document.getElementById('state').textContent === 'running'")
     browser.wait_for("document.querySelectorAll('#charts .chart svg path').length === 2")
@@ -49,19 +75,62 @@ def test_shows_a_run_and_follows_it(run, browser: Browser, serve) -> None:
     assert browser.ask("document.querySelector('#bars tr.chosen th').textContent") == "right"
     assert browser.ask("document.querySelectorAll('#thumbnails img').length") == 3
     assert browser.ask("document.querySelectorAll('#path path').length") == 2, "value and return"
+    assert shown(browser, "more-actions") == "and 2 actions that nobody thinks much of"
+    bars = "[...document.querySelectorAll('#bars .bar')].map((bar) => bar.title)"
+    assert browser.ask(bars) == [
+        *("search: 10%", "world model: 30%", "LLM prior: 20%"),
+        *("search: 70%", "world model: 30%", "LLM prior: 20%"),
+        *("search: 20%", "world model: 40%", "LLM prior: 60%"),
+    ]
+    path = "document.querySelector('#path svg').getAttribute('aria-label')"
+    assert browser.ask(path) == "Value along the episode: value 1.5"
+    assert [f in shown(browser, "env-facts") for f in ("1-1", "2.25", "1.50")] == [True] * 3
     assert browser.ask("document.querySelectorAll('#tree circle').length") == 6
     assert browser.ask("document.querySelectorAll('#tree .edge.best').length") == 3
     prompt = "document.getElementById('prompt').textContent"
     text = "Choose. State: Goomba 3 tiles right <b>bold</b>"
     assert browser.ask(prompt) == text, "text, not markup"
-    assert "waits for sample 61%" in browser.ask("document.getElementById('waits').innerText")
-    fleet = browser.ask("document.getElementById('fleet').innerText")
-    assert "env-actor-0" in fleet and "(stalled)" in fleet and "537 MB" in fleet
-    checkpoints = browser.ask("document.getElementById('checkpoints').innerText")
+    assert "waits for sample 61%" in shown(browser, "waits")
+    fleet = shown(browser, "fleet")
+    assert "env-actor-0" in fleet and "collect (stalled)" in fleet and "537 MB" in fleet
+    assert re.search(r"env-actor-0\s.*\s2 min ago", fleet), fleet
+    assert re.search(r"learner\s.*\s\d s ago.*\s1 \(last 2 h ago\)", fleet), fleet
+    checkpoints = shown(browser, "checkpoints")
     assert "newest, best evaluation" in checkpoints and "1.3 s" in checkpoints
+    assert re.search(r"\d s ago", checkpoints)
+    assert "child failed" in shown(browser, "events")
+    assert "child learner, cause it <b>broke</b>" in shown(browser, "events"), "text, not markup"
+    assert browser.errors == []
+
+
+def test_shows_replay_its_priorities_and_what_sampling_takes(run, browser, serve) -> None:
+    run.metrics(100, **REPLAY)
+    browser.open(serve(run.path).address)
+    browser.wait_for("document.querySelectorAll('#priorities tr').length === 3")
+    facts = shown(browser, "replay-facts")
+    for fact in ("1,234 \u00b7 25% full, 5 MB", "4,321 \u00b7 77 batches sampled"):
+        assert fact in facts, facts
+    assert "3.75 \u00b7 wanted 4.00" in facts and "6 updates \u00b7 90% up to 19" in facts
+    widths = "[...document.querySelectorAll('#priorities .bar i')].map((bar) => bar.offsetWidth)"
+    low, middle, high = browser.ask(widths)
+    assert high == pytest.approx(4 * middle, abs=3) and middle == pytest.approx(4 * low, abs=5)
+    sampling = " ".join(shown(browser, "sampling").split())
+    assert sampling == ("making a batch takes 4.00 ms draw 0.50 ms gather 1.50 ms targets 2.00 ms")
+    assert browser.errors == []
+
+
+def test_goes_on_with_what_the_run_writes(run, browser, serve) -> None:
+    browser.open(serve(run.path).address)
+    prompt = "document.getElementById('prompt').textContent"
+    browser.wait_for(f"{prompt}.includes('Goomba')")
 
     run.live("Pipe ahead")
-    run.metrics(110, avg_return=77.25)
+    run.metrics(110, avg_return=77.25, search_served_busy_share=0.625)
+    silent = {"phase": None, "state": "suspect", "age_s": 70.0, "is_stalled": True}
+    beat = {"timestamp": time.time(), "processes": {"monitor": silent}}
+    run.append("heartbeat.jsonl", beat)
+    browser.wait_for("document.getElementById('fleet').innerText.includes('\u2013 (stalled)')")
+    browser.wait_for("/search service busy\\s+63%/.test(document.body.innerText)")
     browser.wait_for(f"{prompt} === 'Choose. State: Pipe ahead'")
     browser.wait_for("document.getElementById('tiles').innerText.includes('77.25')")
     assert browser.ask("document.querySelectorAll('#bars .bar').length") == 6, "no LLM prior now"
@@ -96,6 +165,38 @@ def test_survives_a_dropped_socket(run, browser: Browser, serve) -> None:
     assert browser.errors == []
 
 
+def test_a_socket_that_is_open_and_silent_is_given_up(run, browser: Browser, serve) -> None:
+    """As after sleep, when the clock has moved on and nobody is at the other end."""
+    server = serve(run.path)
+    browser.open(server.address)
+    browser.wait_for("document.getElementById('state').textContent === 'running'")
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        browser.ask("real = Date.now, Date.now = () => real() + 60000")
+        browser.wait_for("document.getElementById('state').textContent.includes('lost')")
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+    browser.wait_for("document.getElementById('state').textContent === 'running'")
+    assert browser.errors == []
+
+
+def test_a_finished_run_keeps_what_it_has(run, browser: Browser, serve) -> None:
+    role = {"role": "learner", "stages": {"train": [60.0, 9], "limiter-wait": [40.0, 0]}}
+    run.timings(100.0, learner=role)
+    run.finish()
+    browser.open(serve(run.path).address)
+    browser.wait_for("document.getElementById('state').textContent === 'finished'")
+    browser.wait_for("document.querySelectorAll('#charts .chart').length > 0")
+    assert browser.ask("document.querySelectorAll('#thumbnails img').length") == 3
+    assert browser.ask("document.querySelectorAll('#tree circle').length") == 6
+    waits = " ".join(shown(browser, "waits").split())
+    assert waits == "learner train 60% nothing to do (limiter, pause, restart) 40%"
+    assert shown(browser, "waits-over") == "share of wall time since the last start"
+    assert browser.ask("document.getElementById('pause').disabled")
+    assert "has ended" in shown(browser, "settings-note")
+    assert browser.errors == []
+
+
 def test_empty_and_finished_runs(empty_run, browser: Browser, serve) -> None:
     empty_run.finish()
     browser.open(serve(empty_run.path).address)
@@ -109,8 +210,9 @@ def test_wrong_token_is_refused(run, browser: Browser, serve, tmp_path) -> None:
     (tmp_path / "token").write_text("right-token\n")
     server = serve(run.path, "--token-file", str(tmp_path / "token"))
     assert server.address.endswith("?token=TOKEN")
-    browser.open(server.address.replace("TOKEN", "wrong-token"))
-    assert "needs the token" in browser.ask("document.body.innerText")
+    for without in (server.address.partition("?")[0], server.address.replace("TOKEN", "wrong")):
+        browser.open(without)
+        assert "needs the token" in browser.ask("document.body.innerText")
     browser.open(server.address.replace("TOKEN", "right-token"))
     browser.wait_for("document.getElementById('state').textContent === 'running'")
 
@@ -227,7 +329,10 @@ def test_a_real_run_is_seen_changed_paused_saved_and_left(live_run: LiveRun, bro
 
     live_run.process.send_signal(signal.SIGINT)
     assert live_run.process.wait(timeout=60) == 75, live_run.log.read_text()
-    browser.wait_for("document.getElementById('state').textContent.includes('lost')")
+    browser.wait_for("document.getElementById('farewell').textContent !== ''")
+    assert shown(browser, "farewell").endswith(f"python launch/watch.py {live_run.folder}")
+    assert shown(browser, "state") == "stopped"
+    assert browser.ask("document.getElementById('pause').disabled")
     browser.open(serve(live_run.folder).address)
     browser.wait_for("document.getElementById('state').textContent === 'stopped'")
     assert browser.ask("document.getElementById('pause').disabled")

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from launch.dashboard.run_view import MAX_POINTS, NotARunError, RunView, check_run
+from launch.dashboard.run_view import (
+    MAX_BEAT_BYTES,
+    MAX_LIVE_BYTES,
+    MAX_POINTS,
+    NotARunError,
+    RunView,
+    check_run,
+)
+from launch.monitoring import json_lines
+from launch.monitoring.json_lines import parse_json
 
 
 def sections(view: RunView, seen: dict[str, int] | None = None) -> dict:
@@ -20,7 +32,7 @@ def test_sends_each_section_once_and_then_only_news(run) -> None:
     view, seen = RunView(run.path), {}
     first = sections(view, seen)
     kinds = {"status", "curves", "figures", "fleet", "events", "live", "checkpoints", "settings"}
-    assert set(first) == kinds
+    assert set(first) == kinds | {"waits", "notes"}
     assert sections(view, seen) == {}
     run.live("Pipe ahead")
     assert sections(view, seen)["live"]["environments"][0]["prompt"] == "Pipe ahead"
@@ -77,6 +89,37 @@ def test_states_of_a_run(run, empty_run) -> None:
     assert sections(late)["status"]["state"] == "finished"
 
 
+def test_a_failed_run_is_failed_until_another_process_of_it_begins(run) -> None:
+    def told(kind: str) -> str:
+        run.append("events.jsonl", {"timestamp": time.time(), "event": kind})
+        return sections(view)["status"]["state"]
+
+    view = RunView(run.path)
+    assert told("failed") == "failed"
+    run.heartbeat(learner=1.0)
+    assert told("checkpoint") == "failed", "what it saves comes after"
+    assert told("resumed") == "running"
+
+
+def test_a_resumed_run_is_alive_before_its_first_record(run) -> None:
+    late = RunView(run.path, clock=lambda: time.time() + 600)
+    assert sections(late)["status"]["state"] == "silent"
+    run.append("events.jsonl", {"timestamp": time.time() + 590, "event": "resumed"})
+    assert sections(late)["status"]["state"] == "running"
+
+
+def test_a_run_that_writes_rarely_is_not_silent_between_two_records(run) -> None:
+    late = RunView(run.path, clock=lambda: time.time() + 600)
+    (run.path / "config.yaml").write_text("control:\n  log_period_s: 300.0\n")
+    assert sections(late)["status"]["state"] == "running"
+
+
+def test_a_run_that_writes_its_times_while_it_saves_is_not_silent(run) -> None:
+    late = RunView(run.path, clock=lambda: time.time() + 600)
+    run.timings(700.0, at=time.time() + 590)
+    assert sections(late)["status"]["state"] == "running"
+
+
 def test_pictures_of_an_older_run_are_shown_as_one_environment(run) -> None:
     run.old_live("Pipe ahead")
     (entry,) = sections(RunView(run.path))["live"]["environments"]
@@ -105,10 +148,11 @@ def test_checkpoints_are_listed_newest_first_with_what_is_known(run) -> None:
         '{"a": 1}',
         '{"global_step": true}',
         '{"global_step": 1e999}',
+        '{"global_step": 1%s}' % ("0" * 400),
         "[" * 100_000,
         "\xff",
     ],
-    ids=range(10),
+    ids=range(11),
 )
 def test_strange_records_are_skipped(run, line: str) -> None:
     before = sections(RunView(run.path))["curves"]
@@ -130,6 +174,91 @@ def test_strange_values_in_known_places_do_not_break_it(empty_run) -> None:
     assert (row["name"], row["rss_mb"], row["beat_at"]) == ("learner", None, None)
     assert found["curves"]["charts"] == []
     json.dumps(found, allow_nan=False)  # browsers refuse NaN
+
+
+def test_only_the_end_of_the_heartbeats_is_read(run, monkeypatch) -> None:
+    """A long run has gigabytes of them, most of them put aside."""
+    path = run.path / "heartbeat.jsonl"
+    line = json.dumps({"timestamp": 1.0, "processes": {"gone": {"age_s": 1.0}}}) + "\n"
+    n_lines = MAX_BEAT_BYTES // len(line)
+    for number in (1, 2):
+        path.with_name(f"{path.name}.{number:06d}").write_text(line * n_lines)
+    path.write_text(3 * n_lines * line + path.read_text())
+    n_parsed = 0
+
+    def parse(data: bytes):
+        nonlocal n_parsed
+        n_parsed += 1
+        return parse_json(data)
+
+    monkeypatch.setattr(json_lines, "parse_json", parse)
+    processes = {p["name"]: p["beat_at"] for p in sections(RunView(run.path))["fleet"]["processes"]}
+    assert set(processes) == {"learner", "env-actor-0"} and processes["learner"] is not None
+    assert n_parsed < 1.1 * n_lines, "of five times as many"
+
+
+def test_just_after_a_rotation_the_newest_part_has_the_newest_heartbeat(run) -> None:
+    (run.path / "heartbeat.jsonl").rename(run.path / "heartbeat.jsonl.000007")
+    view, seen = RunView(run.path), {}
+    fleet = {p["name"]: p for p in sections(view, seen)["fleet"]["processes"]}
+    assert fleet["env-actor-0"]["is_stalled"]
+    run.heartbeat(learner=2.0, env_actor_0=3.0)
+    fleet = {p["name"]: p for p in sections(view, seen)["fleet"]["processes"]}
+    assert not fleet["env-actor-0"]["is_stalled"]
+
+
+def test_pictures_that_are_too_large_to_read_are_told_of(run) -> None:
+    view = RunView(run.path)
+    assert sections(view)["notes"]["notes"] == []
+    content = json.loads((run.path / "live.json").read_text())
+    (run.path / "live.json").write_text(json.dumps({**content, "x": "x" * MAX_LIVE_BYTES}))
+    found = sections(view)
+    (note,) = found["notes"]["notes"]
+    assert note.startswith("live.json has 4,1") and "reads 4,194,304 at most" in note
+    assert len(found["live"]["environments"]) == 3, "the older ones stay"
+    run.live("Pipe ahead")
+    found = sections(view)
+    assert found["notes"]["notes"] == []
+    assert found["live"]["environments"][0]["prompt"] == "Pipe ahead"
+
+
+@pytest.fixture
+def as_nobody() -> Iterator[Path]:
+    """An open folder, and no rights of the superuser."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        was = os.geteuid()
+        yield Path(folder)
+        os.seteuid(was)
+
+
+def give_up_rights() -> None:
+    if os.geteuid() == 0:
+        os.seteuid(65534)
+
+
+def test_a_folder_that_may_not_be_read_is_named_with_the_cause(as_nobody: Path) -> None:
+    (as_nobody / "mine").mkdir(mode=0o700)
+    os.chmod(as_nobody / "mine", 0)
+    give_up_rights()
+    for path in (as_nobody / "mine", as_nobody / "mine" / "run"):
+        with pytest.raises(NotARunError, match=r"mine.* can't be read: Permission denied; name a"):
+            check_run(path)
+
+
+def test_a_neighbour_that_may_not_be_read_breaks_no_hint(as_nobody: Path) -> None:
+    (as_nobody / "lost+found").mkdir()
+    os.chmod(as_nobody / "lost+found", 0)
+    (as_nobody / "demo").mkdir()
+    (as_nobody / "demo" / "config.yaml").write_text("seed: 0\n")
+    give_up_rights()
+    with pytest.raises(NotARunError, match=r"runs inside it: \S*demo$"):
+        check_run(as_nobody)
+
+
+def test_a_name_that_no_folder_can_have_is_told(tmp_path: Path) -> None:
+    with pytest.raises(NotARunError, match="can't be read: File name too long"):
+        check_run(tmp_path / ("x" * 5000))
 
 
 def test_not_a_run_is_told_with_what_could_be_meant(tmp_path: Path, run) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.error
@@ -16,14 +19,18 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from starlette.websockets import WebSocketDisconnect
 
 from launch.access import is_loopback
 from launch.config import Config
 from launch.control.live_control import LiveControl
 from launch.control.progress import Progress
+from launch.control.request_box import RequestDesk
+from launch.dashboard.desk import Desk
 from launch.dashboard.run_view import RunView
-from launch.dashboard.server import Gate, make_app, read_page
+from launch.dashboard.server import Audience, Feed, Gate, Visit, make_app, read_page
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCAL = {"base_url": "http://127.0.0.1:8321"}
@@ -48,6 +55,9 @@ def test_loopback(host: str) -> None:
         ("s3cret-token", "schlüssel", "10.0.0.2:8321", None, False),
         ("s3cret-token", "s3cret-token", "10.0.0.2:8321", "http://10.0.0.2:8321", True),
         ("s3cret-token", "s3cret-token", "10.0.0.2:8321", "http://evil.example", False),
+        (None, None, "[", None, False),
+        (None, None, "127.0.0.1:8321", "http://[", False),
+        ("s3cret-token", "s3cret-token", "[", None, False),
     ],
 )
 def test_gate(secret: str | None, token: str | None, host: str, origin: str | None, may) -> None:
@@ -73,6 +83,72 @@ def test_feed_sends_the_run_and_then_news(run) -> None:
         while not news["messages"]:
             news = feed.receive_json()
         assert [m["kind"] for m in news["messages"]] == ["live"]
+
+
+def test_a_host_that_is_no_address_is_shut_out(run) -> None:
+    client = TestClient(make_app(RunView(run.path), None), **LOCAL)
+    assert client.get("/", headers={"host": "["}).status_code == 401
+
+
+def test_a_name_that_is_no_text_reaches_the_browser(tmp_path) -> None:
+    (folder := tmp_path / os.fsdecode(b"run-\xff")).mkdir()
+    (folder / "config.yaml").write_text("seed: 0\n")
+    with connected_to(folder) as feed:
+        status = next(m for m in feed.receive_json()["messages"] if m["kind"] == "status")
+    assert status["data"]["run"] == "run-\udcff"
+
+
+TEXTS = st.text(st.characters() | st.just("\ud800"), max_size=6)
+SIZES = st.integers() | st.sampled_from([10**400, -(10**400), 2**1023, 10**308])
+STRANGE = st.recursive(
+    st.none() | st.booleans() | SIZES | st.floats() | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=6,
+)
+KNOWN = st.sampled_from(
+    [
+        "timestamp",
+        "global_step",
+        "avg_return",
+        "processes",
+        "learner",
+        "age_s",
+        "phase",
+        "stages",
+        "role",
+        "work",
+        "wall_s",
+        "event",
+        "child",
+        "path",
+        "environments",
+        "settings",
+        "cpu_percent",
+        "rss_mb/learner",
+        "wait_percent/learner/sample",
+    ]
+)
+RECORDS = st.recursive(
+    st.dictionaries(KNOWN | TEXTS, STRANGE, max_size=5),
+    lambda inner: st.dictionaries(KNOWN, inner | STRANGE, max_size=4),
+    max_leaves=4,
+)
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(records=st.lists(RECORDS, min_size=1, max_size=3))
+def test_no_record_ends_the_feed(tmp_path, records: list[dict]) -> None:
+    folder = Path(tempfile.mkdtemp(dir=tmp_path))
+    lines = "".join(json.dumps(record) + "\n" for record in records)
+    for name in ("metrics.jsonl", "events.jsonl", "heartbeat.jsonl"):
+        (folder / name).write_text(lines)
+    for name in ("live.json", "live-settings.json", "timings.json", "summary.json"):
+        (folder / name).write_text(json.dumps(records[-1]))
+    with connected_to(folder) as feed:
+        news = json.loads(feed.receive_text())
+    assert {"status", "fleet", "waits"} <= {message["kind"] for message in news["messages"]}
 
 
 def test_wrong_token_is_refused_on_page_and_feed(run) -> None:
@@ -125,8 +201,12 @@ def replies(feed, n: int = 1) -> list[dict]:
     return found
 
 
-def connected(run, **desk: float):
-    client = TestClient(make_app(RunView(run.path), None, **desk), **LOCAL)
+def connected(run, **options):
+    return connected_to(run.path, **options)
+
+
+def connected_to(folder: Path, **options):
+    client = TestClient(make_app(RunView(folder), None, **options), **LOCAL)
     return client.websocket_connect("/feed", headers={"host": "127.0.0.1:8321"})
 
 
@@ -165,7 +245,7 @@ def test_a_run_that_has_ended_is_left_as_it_is(run) -> None:
         feed.send_json(asking(1, "temperature", 0.5))
         feed.send_json({"kind": "look", "actor": 0, "env": 0})
         (reply,) = replies(feed)
-    assert not reply["is_done"] and "this run is finished" in reply["text"]
+    assert not reply["is_done"] and "this run has finished" in reply["text"]
     assert not (run.path / "requests").exists()
 
 
@@ -184,6 +264,67 @@ def test_a_run_directory_that_cannot_be_written_is_told(run) -> None:
         feed.send_json(asking(1, "temperature", 0.5))
         (reply,) = replies(feed)
     assert not reply["is_done"] and "can't be written: No such file" in reply["text"]
+
+
+def test_who_comes_while_the_last_one_leaves_stays_seen(run, monkeypatch) -> None:
+    """On a slow disk the sign of a viewer is taken down late."""
+    (run.path / "requests").mkdir()
+    leave = RequestDesk.leave
+
+    def leave_late(desk: RequestDesk) -> None:
+        time.sleep(0.2)
+        leave(desk)
+
+    monkeypatch.setattr(RequestDesk, "leave", leave_late)
+
+    async def come_and_go() -> None:
+        desk = Desk(run.path, lambda: "running", patience_s=1.0)
+        await desk.looks("one", 0, 0)
+        leaving = asyncio.create_task(desk.leaves("one"))
+        await asyncio.sleep(0.05)
+        await desk.looks("another", 0, 1)
+        await leaving
+
+    asyncio.run(come_and_go())
+    viewer = run.path / "requests" / "viewer.json"
+    assert json.loads(viewer.read_text()) == {"actor": 0, "env": 1}
+
+
+class BrokenSocket:
+    """One that fails otherwise than by a browser that left."""
+
+    async def receive(self) -> dict:
+        raise OSError("the socket broke")
+
+    async def send_text(self, text: str) -> None:
+        await asyncio.sleep(0)
+
+
+def test_what_broke_a_connection_is_not_lost(run) -> None:
+    async def serve() -> None:
+        desk = Desk(run.path, lambda: "running", patience_s=1.0)
+        await Visit(BrokenSocket(), Feed(RunView(run.path)), desk).serve()
+
+    with pytest.raises(OSError, match="the socket broke"):
+        asyncio.run(serve())
+
+
+def test_browsers_are_told_when_the_page_ends_with_its_run(run) -> None:
+    audience = Audience()
+    audience.part("nobody is there")
+    with connected(run, audience=audience) as feed:
+        feed.receive_json()
+        run.finish()
+        parting = threading.Thread(target=audience.part, args=("open it again so",))
+        parting.start()
+        news = feed.receive_json()
+        while "farewell" not in news:
+            news = feed.receive_json()
+        parting.join()
+        states = [m["data"]["state"] for m in news["messages"] if m["kind"] == "status"]
+        assert (news["farewell"], states) == ("open it again so", ["finished"])
+        with pytest.raises(WebSocketDisconnect):
+            feed.receive_json()
 
 
 def watch(*arguments: str) -> subprocess.CompletedProcess[str]:

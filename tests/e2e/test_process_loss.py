@@ -32,7 +32,7 @@ EVERYBODY = {
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory):
     extra = ["--reanalysis.share", "0.5", "--evaluation.final-episodes", "1"]
-    extra += ["--learner.n-devices", "2"]
+    extra += ["--learner.n-devices", "2", "--profile", "--trace.profile-s", "4"]
     run = RealRun(tmp_path_factory.mktemp("losses") / "run", *extra)
     yield run
     run.kill()
@@ -86,6 +86,16 @@ def only_these_failed(run: RealRun, since: float, known: dict[str, int], *names:
 
 def only_grows(values: list[float]) -> bool:
     return values == sorted(values)
+
+
+def test_a_profile_has_a_row_for_every_process_and_the_driver(run):
+    run.wait_until(lambda: run.events("profile_written"), "the profile")
+    trace = json.loads((run.folder / "profile.json").read_text())["traceEvents"]
+    rows = {e["pid"]: e["args"]["name"].split()[0] for e in trace if e["ph"] == "M"}
+    assert sorted(rows.values()) == sorted({*EVERYBODY, "driver"})
+    spans = {(rows[e["pid"]], e["name"]) for e in trace if e["ph"] == "X"}
+    called = {"env-actor-0": "collect", "learner": "train", "replay-1": "add", "driver": "turn"}
+    assert spans >= {*called.items(), ("weight-server", "pull_if_newer")}, spans
 
 
 @pytest.mark.fault(child="reanalyser", lost="the segments it was working on")

@@ -173,6 +173,8 @@ def test_a_served_search_survives_its_own_death_and_an_env_actors(tmp_path, faul
     # The killed env actor's successor starts new episodes; the service's brings none itself.
     assert sum(run.every("search_served_restored")) > 0
     assert max(run.every("search_served_batch_roots_mean")) > 1
+    assert max(run.every("wait_percent/env_actor/search")) > 0
+    assert set(run.every("time_percent/env_actor/search")) == {0.0}, "the service searches"
     metrics = run.metrics()
     assert not undocumented({name for record in run.records() for name in record})
     assert documented("search_served_") | documented("object_store_") <= set(metrics)

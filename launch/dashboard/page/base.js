@@ -3,13 +3,13 @@
 
 const COLORS = ["var(--c0)", "var(--c1)", "var(--c2)", "var(--c3)", "var(--c4)"];
 const MINUS = "\u2212", DASH = "\u2013", ARROW = "\u2192", DOT = "\u00b7";
-const state = { status: {}, figures: {}, clockSkew: 0, connection: "connecting" };
+const state = { status: {}, figures: {}, clockSkew: 0, connection: "connecting", farewell: "" };
 
 const $ = (id) => document.getElementById(id);
 const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
 const isList = Array.isArray;
 const now = () => Date.now() / 1000 + state.clockSkew;
-const hasEnded = () => ["finished", "stopped"].includes(state.status.state);
+const hasEnded = () => ["finished", "stopped", "failed"].includes(state.status.state);
 
 function make(tag, className, text) {
   const node = document.createElement(tag);

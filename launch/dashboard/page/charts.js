@@ -23,20 +23,21 @@ function linePath(xs, ys, x, y) {
 }
 
 function drawChart(title, xs, lines, height = 170) {
-  const W = 360, H = height, left = 46, right = 8, top = 8, bottom = 20;
+  const W = 360, H = height, right = 8, top = 8, bottom = 20;
   const names = Object.keys(lines);
   const newest = (name) => lines[name].findLast(isNumber);
   const [low, high] = range(names.flatMap((name) => lines[name]).filter(isNumber));
+  const labels = [0, 0.5, 1].map((share) => low + share * (high - low)).map((value) => [value, axisLabel(value, low, high)]);
+  const left = 12 + 7 * Math.max(5, ...labels.map(([, label]) => label.length));
   const first = xs[0], last = Math.max(xs[xs.length - 1], first + 1);
   const x = (s) => left + ((s - first) / (last - first)) * (W - left - right);
   const y = (v) => H - bottom - ((v - low) / (high - low)) * (H - top - bottom);
   const picture = svg("svg", { viewBox: `0 0 ${W} ${H}`, role: "img" });
   picture.setAttribute("aria-label", `${title}: ${names.map((n) => `${n} ${short(newest(n))}`).join(", ")}`);
-  for (const share of [0, 0.5, 1]) {
-    const value = low + share * (high - low);
+  for (const [value, label] of labels) {
     picture.append(
       svg("line", { class: "grid", x1: left, x2: W - right, y1: y(value), y2: y(value) }),
-      svg("text", { x: left - 5, y: y(value) + 4, "text-anchor": "end" }, axisLabel(value, low, high)),
+      svg("text", { x: left - 5, y: y(value) + 4, "text-anchor": "end" }, label),
     );
   }
   for (const [s, anchor] of [[first, "start"], [last, "end"]]) {

@@ -84,7 +84,8 @@ function drawBars(e) {
       bar.append(fill, make("span", "", format(share, "%")));
       cell.append(bar);
     }
-    const name = make("th", "", action);
+    const words = String(action);
+    const name = make("th", "", words.length > 64 ? `${words.slice(0, 63)}\u2026` : words);
     name.scope = "row";
     name.title = index === chosen ? `${action} (played next)` : action;
     row.append(name, cell);

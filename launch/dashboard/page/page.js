@@ -3,19 +3,28 @@
 const DRAW = {
   status: (data) => { state.status = data; drawControls(); }, figures: drawFigures, fleet: drawFleet,
   events: drawEvents, live: drawEnvironments, curves: drawCurves, checkpoints: drawCheckpoints,
-  settings: drawSettings,
+  settings: drawSettings, waits: drawWaits, notes: drawNotes,
 };
-let socket = null;
+const SILENT_MS = 15000;  // the server sends every second, but takes long to read a long run at first
+let socket = null, heardAt = 0;
+
+function drawNotes({ notes }) {
+  $("notes").textContent = notes.join(" ");
+  $("notes").hidden = notes.length === 0;
+}
 
 function drawStatus() {
-  const { run, state: runState, newest } = state.status;
+  const { run, newest } = state.status;
+  const runState = state.farewell && !hasEnded() ? "ended" : state.status.state;
   $("run").textContent = run ?? "";
   document.title = run ? `${run} - WarpZone` : "WarpZone";
-  const pill = $("state"), isOpen = state.connection === "open";
-  const shown = isOpen ? runState ?? "" : state.connection;
+  const pill = $("state"), isSeen = state.connection === "open" || state.farewell !== "";
+  const shown = isSeen ? runState ?? "" : state.connection;
   if (pill.textContent !== shown) pill.textContent = shown;
-  pill.className = `pill ${isOpen ? runState ?? "" : state.connection === "connecting" ? "" : "lost"}`;
+  pill.className = `pill ${isSeen ? runState ?? "" : state.connection === "connecting" ? "" : "lost"}`;
   $("newest").textContent = isNumber(newest) ? `newest record ${age(now() - newest)} ago` : "";
+  $("farewell").textContent = state.farewell;
+  $("farewell").hidden = state.farewell === "";
   drawAges();
 }
 
@@ -33,19 +42,15 @@ function connect(retryMs) {
   const scheme = location.protocol === "https:" ? "wss" : "ws";
   let wasOpen = false;
   socket = new WebSocket(`${scheme}://${location.host}/feed${location.search}`);
-  socket.onopen = () => { wasOpen = true; look(); };
+  heardAt = Date.now();
+  socket.onopen = () => { wasOpen = true; heardAt = Date.now(); look(); };
   socket.onmessage = (event) => {
-    const { now: serverNow, messages, replies } = JSON.parse(event.data);
     retryMs = 500;
-    state.clockSkew = serverNow - Date.now() / 1000;
-    const isNew = state.connection !== "open";
-    state.connection = "open";
-    for (const { kind, data } of messages) DRAW[kind]?.(data);
-    hearReplies(replies ?? []);
-    if (isNew) drawControls();
-    drawStatus();
+    heardAt = Date.now();
+    hear(JSON.parse(event.data));
   };
   socket.onclose = async () => {
+    socket = null;
     state.connection = "connection lost, trying again";
     loseReplies();
     drawControls();
@@ -59,6 +64,26 @@ function connect(retryMs) {
   };
 }
 
+function hear({ now: serverNow, messages, replies, farewell }) {
+  state.clockSkew = serverNow - Date.now() / 1000;
+  const isNew = state.connection !== "open";
+  state.connection = "open";
+  state.farewell = farewell ?? "";
+  for (const { kind, data } of messages) DRAW[kind]?.(data);
+  hearReplies(replies ?? []);
+  if (isNew) drawControls();
+  drawStatus();
+}
+
+// A socket may stay open and dead: after sleep, or where the network is gone.
+function watchConnection() {
+  if (socket === null || Date.now() - heardAt < SILENT_MS) return;
+  const { onclose } = socket;
+  socket.onclose = socket.onmessage = socket.onopen = null;
+  socket.close();
+  onclose();
+}
+
 // A server that was started again may have another token; a socket can't tell that from no server.
 async function isShutOut() {
   try {
@@ -70,7 +95,7 @@ async function isShutOut() {
 
 for (const section of document.querySelectorAll("section.card")) if (section.querySelector(".empty")) showEmpty(section, true);
 if ("WebSocket" in window) {
-  setInterval(drawStatus, 1000);
+  setInterval(() => { watchConnection(); drawStatus(); }, 1000);
   document.addEventListener("visibilitychange", look);
   drawControls();
   connect(500);

@@ -6,7 +6,7 @@ const TILES = [
   ["playing", "env_steps_per_sec", 1, " steps/s"], ["learning", "updates_per_sec", 1, " updates/s"],
   ["searching", "search_simulations_per_sec", 0, " sims/s"],
   ["replay fill", "replay_fill_rate", "%"], ["prior hits", "prior_cache_hit_rate", "%"],
-  ["prior fallbacks", "prior_fallback_rate", "%"], ["weight version", "weight_version", 0],
+  ["prior fallbacks", "prior_fallback_rate", "%"], ["search service busy", "search_served_busy_share", "%"], ["weight version", "weight_version", 0],
   ["loss", "loss_total", 3, " nats"],
 ];
 const PRIORITIES = [["median", "replay_priority_p50"], ["90%", "replay_priority_p90"], ["99%", "replay_priority_p99"]];
@@ -21,27 +21,19 @@ function drawFigures(figures) {
     return tile;
   });
   $("tiles").replaceChildren(...tiles);
-  drawWaits(figures);
   drawReplay(figures);
 }
 
-function drawWaits(figures) {
-  const processes = new Map();
-  for (const [name, value] of Object.entries(figures)) {
-    const match = /^(time|wait)_percent\/(.+)\/([^/]+)$/.exec(name);
-    if (!match || !isNumber(value)) continue;
-    if (!processes.has(match[2])) processes.set(match[2], []);
-    processes.get(match[2]).push({ waits: match[1] === "wait", what: match[3], percent: value });
-  }
-  const rows = [...processes].sort().map(([name, parts]) => {
-    parts.sort((a, b) => a.waits - b.waits || b.percent - a.percent);
-    return stackRow(name.replaceAll("_", " "), parts.map(({ waits, what, percent }, index) => ({
-      label: `${waits ? "waits for " : ""}${what.replaceAll("_", " ")}`, share: percent / 100,
-      text: `${Math.round(percent)}%`, color: waits ? null : COLORS[index % COLORS.length],
+function drawWaits({ rows, over }) {
+  const stacks = rows.map(({ name, parts }) => {
+    parts.sort((a, b) => a.is_wait - b.is_wait || b.share - a.share);
+    return stackRow(name, parts.map(({ what, is_wait: isWait, share }, index) => ({
+      label: what, share, text: format(share, "%"), color: isWait ? null : COLORS[index % COLORS.length],
     })));
   });
-  $("waits").replaceChildren(...rows);
-  showEmpty($("waits").parentElement, rows.length === 0);
+  $("waits").replaceChildren(...stacks);
+  $("waits-over").textContent = `share of wall time ${over}`;
+  showEmpty($("waits").parentElement, stacks.length === 0);
 }
 
 // A bar of parts [{label, share of the whole, text, color or null for waiting}] over its legend.
@@ -92,7 +84,7 @@ function drawReplay(figures) {
 }
 
 function phaseOf(p) {
-  if (p.is_stalled) return `${p.phase} (stalled)`;
+  if (p.is_stalled) return `${p.phase ?? DASH} (stalled)`;
   const isUsual = !p.state || p.state === "healthy";
   return isUsual ? p.phase ?? DASH : `${p.phase ?? DASH} (${p.state})`;
 }
@@ -140,7 +132,9 @@ function eventText(event) {
   const parts = [];
   for (const [name, value] of Object.entries(event)) {
     if (name === "timestamp" || name === "event" || value === null || value === "") continue;
-    const text = isNumber(value) ? short(value) : typeof value === "object" ? JSON.stringify(value) : value;
+    const plain = typeof value === "object" ? JSON.stringify(value) : value;
+    // Of a path, its name: the run's own folder is known.
+    const text = isNumber(value) ? short(value) : name === "path" ? String(value).split("/").pop() : plain;
     parts.push(`${name.replaceAll("_", " ")} ${text}`);
   }
   return parts.join(", ").slice(0, 400);

@@ -12,7 +12,14 @@ from actors.live_view import ViewWish
 from actors.play_settings import PlaySettings
 from actors.search import SearchConfig
 from launch.config import Config
-from launch.control.live_control import LOOK_PERIOD_S, MOST_ACTORS, UNSEEN_PERIOD_S, LiveControl
+from launch.control.adaptive import AdaptiveConfig
+from launch.control.live_control import (
+    LOOK_PERIOD_S,
+    MOST_ACTORS,
+    TELL_PERIOD_S,
+    UNSEEN_PERIOD_S,
+    LiveControl,
+)
 from launch.control.live_file import LIVE_VIEW_PERIOD_S
 from launch.control.live_settings import LiveSettings, knobs
 from launch.control.progress import Progress
@@ -42,11 +49,11 @@ class Reporter:
 class World:
     """A run directory, a page at its desk, and the control that looks there."""
 
-    def __init__(self, path):
+    def __init__(self, path, config=CONFIG):
         self.seconds = 0.0
         self.reporter = Reporter()
         self.progress = Progress(N_ACTORS, lambda: self.seconds)
-        self.control = LiveControl(CONFIG, path, self.reporter, self.progress, lambda: self.seconds)
+        self.control = LiveControl(config, path, self.reporter, self.progress, lambda: self.seconds)
         self.control.begin()
         self.desk = RequestDesk(path)
 
@@ -155,6 +162,34 @@ def test_a_checkpoint_that_is_asked_for_is_wanted_once(world):
     assert not world.control.take_checkpoint_wish()
     assert world.ask({"ask": "checkpoint"}).is_done
     assert world.control.take_checkpoint_wish() and not world.control.take_checkpoint_wish()
+
+
+def now_in_force(world, name):
+    return {row["name"]: row["now"] for row in world.reporter.told}[name]
+
+
+def test_pages_see_what_schedules_come_to_as_the_run_goes_on(world):
+    assert now_in_force(world, "temperature") == 1.0
+    world.progress.env_steps = 500
+    world.seconds += TELL_PERIOD_S
+    world.look()
+    assert now_in_force(world, "temperature") == 0.625
+    world.reporter.told = "told again"
+    world.seconds += TELL_PERIOD_S
+    world.look()
+    assert world.reporter.told == "told again", "only what changed is written"
+
+
+def test_a_temperature_in_force_has_what_adapting_schedules_add(tmp_path):
+    adaptive = AdaptiveConfig(exploration=True)
+    world = World(tmp_path, replace(CONFIG, adaptive=adaptive))
+    world.progress.adaptive = replace(world.progress.adaptive, exploration=1.5)
+    world.progress.env_steps = 500
+    world.seconds += TELL_PERIOD_S
+    world.look()
+    assert now_in_force(world, "temperature") == 0.9375
+    assert world.set("temperature", 0.5).text == "temperature 0.9375 → 0.5"
+    assert now_in_force(world, "temperature") == 0.5
 
 
 def wishes(world, seconds, step=0.1):

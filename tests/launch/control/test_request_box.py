@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from launch.control.request_box import (
+    ANSWER_STAYS_S,
     LARGEST_BYTES,
     MOST_AT_ONCE,
     VIEWER_STAYS_S,
@@ -78,6 +79,19 @@ def test_any_bytes_are_a_request_without_sense(box, tmp_path, content):
         expected = None
     assert request.content == expected or isinstance(expected, float | dict | list)
     assert box.take() == []
+
+
+def test_an_answer_that_nobody_reads_does_not_stay(box, desk, tmp_path, clock):
+    read, unread = desk.put({}), desk.put({})
+    for request in box.take():
+        box.answer(request, Answer(True, "done"))
+    assert desk.answer(read) == Answer(True, "done")
+    clock.seconds += ANSWER_STAYS_S
+    box.take()
+    assert [p.name for p in (tmp_path / "requests").iterdir()] == [f"{unread}.answer"]
+    clock.seconds += 0.1
+    box.take()
+    assert list((tmp_path / "requests").iterdir()) == []
 
 
 def test_strange_files_are_taken_for_nothing(box, desk, tmp_path):

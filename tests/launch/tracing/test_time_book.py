@@ -29,7 +29,7 @@ def test_stages_of_an_answer_add_up_to_its_time_and_the_rest_is_waiting():
         "search": (4.0, 2),
         "env": (2.0, 2),
         "insert-wait": (2.0, 0),
-        "prior": (1.0, 2),
+        "prior-wait": (1.0, 2),
         "transfer": (0.5, 2),
         "other": (0.5, 2),
     }

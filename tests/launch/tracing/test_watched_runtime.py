@@ -2,6 +2,7 @@
 
 import io
 import json
+import threading
 import time
 from dataclasses import dataclass, field
 
@@ -11,6 +12,7 @@ from rich.console import Console
 from launch.control.runtime import Call, CallFailed, Resources
 from launch.control.serial_runtime import SerialRuntime
 from launch.monitoring.live_table import LiveTable
+from launch.tracing import profile
 from launch.tracing.config import TraceConfig
 from launch.tracing.watched_runtime import WatchedRuntime
 from tests.monitoring.metrics_page import documented_fields
@@ -141,6 +143,66 @@ def test_a_profile_covers_the_window_after_the_first_updates(tmp_path):
     assert {event["name"] for event in spans} == {"train"}
     assert 2 <= len(spans) <= 5  # from 0.1 s on, for 0.3 s, on a machine that may be busy
     assert not (tmp_path / "profile").exists()
+
+
+class Beside(SerialRuntime):
+    """Children that work in threads of their own."""
+
+    name = "beside"
+
+    def call(self, child, method, *args, deadline_s, with_payload=False) -> Call:
+        worker = threading.Thread(target=child.handle.train, args=args, daemon=True)
+        worker.start()
+        return Call(child, method, self.now(), deadline_s, answer=worker, args=args)
+
+    def value(self, call: Call) -> object:
+        call.answer.join()
+        return Report()
+
+
+def test_a_profile_waits_for_a_call_that_the_end_of_the_window_found_under_way(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(profile, "GRACE_S", 0.1)
+    config = TraceConfig(profile=True, profile_s=0.1)
+    runtime, events = WatchedRuntime(Beside(), config, tmp_path, 0.0), []
+    learner = runtime.start("learner", "learner", Slow, {}, Resources())
+    actor = runtime.start("env-actor-0", "env_actor", Slow, {}, Resources())
+    with runtime.watching(told(events), lambda line: None):
+        runtime.value(runtime.call(learner, "train", 0.0, deadline_s=9.0))  # opens the window
+        long = runtime.call(actor, "train", 0.5, deadline_s=9.0)
+        time.sleep(0.3)  # longer than window and grace
+        runtime.wait([long], 0.0)
+        assert events == []
+        runtime.value(long)
+        runtime.wait([], 0.0)
+        assert events == [("profile_written", {"file": "profile.json"})]
+    trace = json.loads((tmp_path / "profile.json").read_text())["traceEvents"]
+    rows = {e["pid"]: e["args"]["name"].split()[0] for e in trace if e["ph"] == "M"}
+    found = {(rows[e["pid"]], e["name"]) for e in trace if e["ph"] == "X"}
+    assert ("env-actor-0", "train") in found
+
+
+def test_a_profile_does_not_wait_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr(profile, "GRACE_S", 0.0)
+    monkeypatch.setattr(profile, "LONGEST_GRACE_S", 0.1)
+    config = TraceConfig(profile=True, profile_s=0.1)
+    runtime, events = WatchedRuntime(Beside(), config, tmp_path, 0.0), []
+    learner = runtime.start("learner", "learner", Slow, {}, Resources())
+    with runtime.watching(told(events), lambda line: None):
+        runtime.value(runtime.call(learner, "train", 0.0, deadline_s=9.0))
+        hung = runtime.call(learner, "train", 9.0, deadline_s=9.0)
+        time.sleep(0.25)
+        runtime.wait([hung], 0.0)
+        assert events == [("profile_written", {"file": "profile.json"})]
+
+
+def test_a_run_that_never_trained_says_that_it_leaves_no_profile(tmp_path):
+    runtime, events = WatchedRuntime(SerialRuntime(), TraceConfig(profile=True), tmp_path, 0.0), []
+    with runtime.watching(told(events), lambda line: None):
+        runtime.wait([], 0.0)
+    ((kind, fields),) = events
+    assert kind == "profile_not_written" and "there were none" in fields["cause"]
 
 
 def test_a_profile_that_cannot_be_written_costs_nothing_else(tmp_path, caplog):
