@@ -88,7 +88,7 @@ BENCHMARKS = (
         "mario_progress",
         f"{OUTPUT}/overlap-runs/4x16-overlapped-0 --episodes 5 --max-steps 200",
     ),
-    Short("run_profile", f"--env-steps 1500 --env-seconds 0.3 --output {OUTPUT}"),
+    Short("run_profile", f"--env-steps 3000 --env-seconds 0.3 --output {OUTPUT}"),
     Short("run_costs", "--seconds 60 -- --preset cartpole"),
     Short("learn_cartpole", f"--seeds 0 --env-steps 1000 --output {OUTPUT}/cartpole"),
     # Text worlds need an extra; Mario does not.
