@@ -117,9 +117,13 @@ class WatchedRuntime:
     ) -> Call:
         ask = self._in_flight.begin(child, method, self.now(), args, deadline_s)
         began = time.perf_counter()
-        call = self._runtime.call(
-            child, method, *args, deadline_s=deadline_s, with_payload=with_payload
-        )
+        try:
+            call = self._runtime.call(
+                child, method, *args, deadline_s=deadline_s, with_payload=with_payload
+            )
+        except Exception:  # a serial child's own: it is at that call no more
+            self._in_flight.end(ask, self.now())
+            raise
         if self.name == SERIAL:  # it has run, in the driver's time
             self._turn_began += time.perf_counter() - began
             self._answered(ask, call.answer)

@@ -118,6 +118,16 @@ def test_a_serial_call_that_outlives_its_deadline_leaves_stacks_while_it_runs(tm
     assert str(path) in caplog.text, "the driver may never come back to write the event"
 
 
+def test_a_serial_call_that_raised_is_under_way_no_more(tmp_path):
+    runtime = WatchedRuntime(SerialRuntime(), TraceConfig(), tmp_path, 0.0)
+    child = runtime.start("learner", "learner", Slow, {}, Resources())
+    watching = runtime.watching(lambda kind, **fields: None, lambda line: None)
+    with watching, pytest.raises(TypeError):
+        runtime.call(child, "train", "no number", deadline_s=10.0)
+    times = json.loads((tmp_path / "timings.json").read_text())
+    assert "work" not in times["processes"]["learner"]
+
+
 def test_events_of_traces_have_the_fields_that_are_documented(tmp_path):
     config = TraceConfig(slow_step_s=0.05, slow_steps=1, window_s=60.0)
     runtime, events = WatchedRuntime(SerialRuntime(), config, tmp_path, 0.0), []
