@@ -11,7 +11,6 @@ import io
 import os
 import re
 import statistics
-import zlib
 from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import suppress
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from launch.monitoring.json_lines import JsonValue, parse_json
-from launch.monitoring.rotation import open_part, part_numbers
+from launch.monitoring.rotation import DAMAGED, open_part, part_numbers
 
 MOST_BYTES = 256 << 20  # uncompressed, of a file and its parts; of more, parts evenly chosen
 MOST_OF_ONE_FILE = 64 << 20  # that was never put aside; of a larger one its end is read
@@ -118,7 +117,7 @@ class History:
                 yield from _whole_lines(_buffered(stream))
         except FileNotFoundError:  # too old by now
             self.is_whole = False
-        except (OSError, EOFError, zlib.error):
+        except DAMAGED:
             self.n_skipped += 1
 
     def _chosen(self, parts: list[int]) -> list[int]:
