@@ -4,6 +4,11 @@ import os
 import random
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How fast examples are made and run says how busy the machine is, not whether the code is right.
+settings.register_profile("warpzone", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("warpzone")
 
 
 @pytest.fixture

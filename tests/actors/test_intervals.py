@@ -61,7 +61,7 @@ def test_what_is_no_rate_is_refused(k, n):
         rate_of(k, n)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(FINITE, min_size=2, max_size=12), st.floats(-1e3, 1e3))
 def test_a_mean_lies_in_its_interval_and_moves_with_its_values(values, shift):
     mean = mean_of(values)

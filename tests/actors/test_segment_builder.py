@@ -69,7 +69,7 @@ def test_every_step_says_which_prior_its_search_began_from():
         assert type(segment).from_arrays(segment.to_arrays()).verify()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(1, 60),
     st.integers(1, 12),

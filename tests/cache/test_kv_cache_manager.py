@@ -198,7 +198,7 @@ class ManagerMachine(RuleBasedStateMachine):
         assert not null[0].any() and torch.isneginf(null[1]).all()
 
 
-ManagerMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=20, deadline=None)
+ManagerMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=20)
 TestManager = ManagerMachine.TestCase
 
 

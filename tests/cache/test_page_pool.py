@@ -87,7 +87,7 @@ class PoolMachine(RuleBasedStateMachine):
         assert self.pool.stats(10).pages_used == pages.size
 
 
-PoolMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+PoolMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=25)
 TestPool = PoolMachine.TestCase
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cache.prior_cache import PriorCache
@@ -15,7 +15,6 @@ OPERATIONS = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(capacity=st.integers(0, 5), operations=OPERATIONS)
 def test_keeps_the_most_recently_used(
     capacity: int, operations: list[tuple[str, int, int]]

@@ -135,9 +135,7 @@ RECORDS = st.recursive(
 )
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(records=st.lists(RECORDS, min_size=1, max_size=3))
 def test_no_record_ends_the_feed(tmp_path, records: list[dict]) -> None:
     folder = Path(tempfile.mkdtemp(dir=tmp_path))

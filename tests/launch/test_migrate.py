@@ -130,7 +130,7 @@ def test_other_json_files_are_passed_over(tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     content=st.recursive(
         st.none() | st.booleans() | st.integers() | st.text(max_size=4),

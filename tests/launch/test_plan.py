@@ -78,7 +78,7 @@ def test_a_missing_file_or_option_ends_with_a_message(tmp_path, capsys):
         assert "docs/scaling.md" in capsys.readouterr().err
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.integers(1, 5_000),
     st.floats(1.0, 1_000.0),

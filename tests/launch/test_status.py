@@ -202,7 +202,7 @@ records = st.dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(metrics=records, beat=records, event=records, times=records | jsons)
 def test_any_record_is_shown_or_left_out(tmp_path_factory, metrics, beat, event, times):
     run = make_run(tmp_path_factory.mktemp("run"))

@@ -111,7 +111,7 @@ def test_importance_scales_each_samples_gradient():
         torch.testing.assert_close(joint, (one + 0.25 * two) / 2, rtol=1e-4, atol=1e-6)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(n_samples=st.integers(1, 9), accumulate=st.integers(1, 10), seed=st.integers(0, 99))
 def test_parts_of_a_batch_give_the_gradient_metrics_and_priorities_of_the_whole(
     n_samples, accumulate, seed

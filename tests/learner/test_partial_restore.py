@@ -122,7 +122,7 @@ def test_nothing_that_fits_is_refused(tmp_path):
         load_matching(tmp_path, *parts(SMALL, seed=5))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_every_key_is_accounted_for(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("any")

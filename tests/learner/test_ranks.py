@@ -69,7 +69,7 @@ def test_scales_of_one_call_reach_every_rank(two, tmp_path):
     assert_equal(one, two)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(n_samples=st.integers(2, 9), seed=st.integers(0, 999), data=st.data())
 def test_an_update_is_that_of_one_rank_from_the_same_checkpoint(
     two, tmp_path_factory, n_samples, seed, data

@@ -16,7 +16,6 @@ from learner.checkpoint import COUNTERS_FILE, LearnerCounters, read_counters, re
 
 MANY = settings(
     max_examples=400,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 SOUND = asdict(LearnerCounters(rng_state=np.random.default_rng(0).bit_generator.state))

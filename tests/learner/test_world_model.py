@@ -109,7 +109,7 @@ def cached_rollout(model: WorldModel, latents: Tensor, actions: Tensor, offset: 
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-4), (torch.float64, 1e-9)])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     window=st.integers(1, 5),
     n_layers=st.integers(1, 3),
@@ -138,7 +138,7 @@ def test_cached_tokens_equal_the_banded_window(
         assert (got - expected).abs().max().item() <= bound * scale
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     window=st.integers(1, 4),
     n_steps=st.integers(1, 7),

@@ -60,7 +60,7 @@ def test_older_parts_are_not_touched(tmp_path: Path) -> None:
     assert newest_records(path, 1000) == Tail([{"n": 1}, {"n": 2}], 2, True), "damaged and told"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     moves=st.lists(st.sampled_from(["write", "put aside", "compress"]), max_size=30),
     most_bytes=st.integers(1, 200),

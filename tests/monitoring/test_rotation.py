@@ -43,7 +43,7 @@ def test_parts_are_compressed_and_the_oldest_go(tmp_path: Path) -> None:
     assert path.stat().st_size < 60 if path.exists() else True
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     moves=st.lists(st.sampled_from(["write", "put aside", "compress", "read"]), max_size=40),
     torn=st.booleans(),

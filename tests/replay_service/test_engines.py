@@ -47,7 +47,7 @@ operations = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(operations=operations)
 def test_any_interleaving_of_verbs_gives_the_same_answers(
     operations, make_segment, vector_spec, tmp_path_factory

@@ -114,7 +114,7 @@ def test_frames_that_do_not_fit_are_named(make_replay, make_segment, image_spec,
     assert fresh.sample(50).handles.slot.max() < 5
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_any_chain_of_snapshots_restores(data, tmp_path_factory, make_segment, image_spec):
     """Adds, saves (some of which fail afterwards), and restarts from any snapshot so far."""

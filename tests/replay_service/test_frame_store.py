@@ -80,7 +80,7 @@ class Reference:
         return len({frame for frames in self.frames_of.values() for frame in frames})
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     data=st.data(),
     frame_stack=st.integers(1, 3),

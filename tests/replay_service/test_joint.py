@@ -60,7 +60,7 @@ def assert_counts_follow(counts: np.ndarray, share: np.ndarray) -> None:
 masses = st.lists(st.one_of(st.just(0.0), st.floats(1e-6, 1e6)), min_size=1, max_size=9).filter(any)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(mass=masses, n_rows=st.integers(1, 300), offset=st.floats(0, 1, exclude_max=True))
 def test_rows_follow_the_masses_to_within_one(mass, n_rows, offset):
     counts = allocate(mass, n_rows, offset)
@@ -70,7 +70,7 @@ def test_rows_follow_the_masses_to_within_one(mass, n_rows, offset):
     assert (counts[np.array(mass) == 0.0] == 0).all()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(mass=masses, n_rows=st.integers(1, 64))
 def test_the_mean_of_the_rows_is_exact(mass, n_rows):
     """Over a grid of offsets a count is off its mean by less than one step of the grid, twice."""

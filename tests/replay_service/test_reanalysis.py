@@ -183,7 +183,7 @@ def test_turns_and_versions_survive_a_restart(make_segment, vector_spec, tmp_pat
     assert again.stats()["replay_patch_applied_total"] == 10
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     steps=st.lists(
         st.one_of(

@@ -31,7 +31,7 @@ def assert_counts_follow(counts: np.ndarray, share: np.ndarray) -> None:
     assert statistic < n_cells + 6 * np.sqrt(2 * n_cells), (statistic, n_cells)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     n_slots=st.sampled_from([1, 2, 15, 16, 17, 255, 256, 257, 700]),
     operations=st.lists(
@@ -60,7 +60,7 @@ def test_tree_sums_equal_the_leaves_after_any_writes(n_slots, operations):
         assert (oracle[slots] > 0).all() and (np.diff(slots) >= 0).all()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     n_slots=st.sampled_from([1, 15, 16, 17, 255, 257, 700, 5_000]),
     n_masses=st.sampled_from([1, 2, 7, 40, 300]),

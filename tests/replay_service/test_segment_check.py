@@ -14,7 +14,7 @@ from replay_service import GameSpec, Replay, ReplayConfig, Segment, SegmentHeade
 from replay_service.segment import pack_json
 from replay_service.segment_check import LONGEST_OPTION, LONGEST_PROMPT, check_segment
 
-MANY = settings(max_examples=400, deadline=None)
+MANY = settings(max_examples=400)
 SPEC = GameSpec((2,), "float32", n_actions=3)
 N_STEPS = 4
 FIELDS = [field.name for field in dataclasses.fields(Segment) if field.name != "header"]
@@ -100,7 +100,7 @@ def offer(make_segment, segment: object, names: set[str]) -> None:
     assert_sound(make_replay(), make_segment, segment)
 
 
-@settings(max_examples=2_000, deadline=None)
+@settings(max_examples=2_000)
 @given(name=st.sampled_from(FIELDS), value=VALUES, with_text=st.booleans())
 def test_any_value_of_any_field_is_taken_or_refused_by_name(make_segment, name, value, with_text):
     segment = make_segment(SPEC, N_STEPS, with_text=with_text, with_legal=with_text)
@@ -113,7 +113,7 @@ def test_any_value_of_any_field_is_taken_or_refused_by_name(make_segment, name, 
     offer(make_segment, broken, {name})
 
 
-@settings(max_examples=1_000, deadline=None)
+@settings(max_examples=1_000)
 @given(name=st.sampled_from(HEADER_FIELDS), value=OTHERS | st.sampled_from([2**31, 2**63, -2]))
 @example("weight_version_max", 2**31)  # stored as int32
 @example("sequence", np.int64(3))  # would not fit into a checkpoint's JSON

@@ -20,8 +20,7 @@ from replay_service import GameSpec, Replay, ReplayConfig, Segment, TargetConfig
 
 MANY = settings(
     max_examples=400,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 SPEC = GameSpec((2,), "float32", n_actions=3)
 N_ROWS = 32

@@ -85,7 +85,7 @@ def test_masks_survive_a_restart(vector_spec, make_segment, tmp_path):
     assert sampled_versions(again) == {12, 20}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 30)), min_size=1, max_size=40))
 def test_positions_are_those_that_are_young_enough(vector_spec, make_segment, arrivals):
     """Against a list of what was kept; the ring is small, so that it evicts as well."""

@@ -22,7 +22,7 @@ def make_replay(spec: GameSpec, n_rows: int, text_mb: float = 1.0) -> Replay:
     return replay
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     n_rows=st.integers(14, 60),
     frame_stack=st.integers(1, 3),

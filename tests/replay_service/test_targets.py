@@ -81,7 +81,7 @@ segments = st.lists(
 )
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(
     plan=segments,
     unroll=st.integers(1, 6),

@@ -29,7 +29,7 @@ def draw_both(torch_tree, numba_tree, uniforms: np.ndarray) -> tuple[list[int], 
     return ours, numba_tree.draw(len(uniforms), Uniforms(uniforms)).tolist()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     n_slots=st.sampled_from([1, 2, 15, 31, 32, 33, 63, 64, 65, 257, 700]),
     shape=st.sampled_from(SHAPES),

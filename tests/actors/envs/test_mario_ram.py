@@ -11,7 +11,7 @@ from actors.envs.mario_text import describe, state_key
 MEMORY = arrays(np.uint8, 2048)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(MEMORY)
 def test_any_memory_decodes_into_plain_values_in_range(ram: np.ndarray) -> None:
     state = read_state(ram)

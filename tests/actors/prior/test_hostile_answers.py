@@ -19,8 +19,7 @@ from learner.language.prompt_config import PromptConfig
 
 MANY = settings(
     max_examples=400,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 OPTIONS = ("wait", "jump", "run")
 ROWS = (

@@ -55,7 +55,6 @@ def step(client: PriorClient, text: str, *, env: int = 0, key: str = "", options
 
 @settings(
     max_examples=100,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(

@@ -60,7 +60,7 @@ def test_a_batch_goes_when_everybody_is_back(clock):
     assert queue.reason == "complete" and queue.take() == ["a", "b"]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(st.tuples(st.integers(0, 4), st.integers(1, 6), st.floats(0, 2)), max_size=30),
     st.integers(1, 8),

@@ -148,7 +148,7 @@ def play(planner, model, rng, n_calls, scramble, draw_obs, tolerance):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["fp32", "fp64"])
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     seed=st.integers(0, 2**31),
     window=st.integers(1, 4),

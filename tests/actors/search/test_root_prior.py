@@ -56,7 +56,7 @@ def test_rows_without_usable_advice_keep_the_world_model():
     np.testing.assert_allclose(mixed, legal / legal.sum(axis=1, keepdims=True))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 2**31), st.sampled_from(["llm", "world_model", "mixture"]), st.booleans())
 def test_priors_and_noise_are_distributions_over_legal_actions(seed, mode, adaptive):
     rng = np.random.default_rng(seed)

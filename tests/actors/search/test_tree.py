@@ -122,7 +122,7 @@ def draw_problem(seed, n_roots, n_actions, n_simulations):
     return prior, legal, rng.normal(size=n_roots), outputs, first_action
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**31), st.integers(1, 5), st.integers(1, 9), st.integers(1, 60))
 def test_kernels_equal_the_dictionary_search(seed, n_roots, n_actions, n_simulations):
     prior, legal, value, outputs, first = draw_problem(seed, n_roots, n_actions, n_simulations)
@@ -226,7 +226,7 @@ def check_statistics(tree, b):
             assert tree.edges["q"][b, node, tree.nodes["action"][b, child]] == pytest.approx(q)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 2**31),
     n_roots=st.integers(1, 4),
@@ -293,7 +293,7 @@ def subtree(tree, b, top):
     return found
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**31), st.integers(1, 5), st.integers(2, 40), st.integers(1, 4))
 def test_a_reused_subtree_keeps_its_statistics_and_pages(seed, n_actions, n_simulations, n_leaves):
     rng = np.random.default_rng(seed)

@@ -25,7 +25,7 @@ def search(planner, draw_obs, action=-1, seed=0, **arguments):
     return planner.search(np.arange(N_ENVS), obs, np.full(N_ENVS, action), **arguments)
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(
     n_simulations=st.integers(1, 30),
     max_nodes=st.integers(1, 40),

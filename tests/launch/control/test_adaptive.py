@@ -5,7 +5,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.collect_report import CollectReport, EpisodeRecord
@@ -86,7 +86,6 @@ def test_bounds_are_never_left_and_the_cool_down_is_kept(config, played):
                 assert now.exploration <= before.exploration
 
 
-@settings(deadline=None)
 @given(configs, episodes, st.integers(0, 80))
 def test_a_resume_goes_on_exactly_as_if_there_had_been_none(config, played, cut):
     whole, changes, _ = play(AdaptiveState(), config, played)

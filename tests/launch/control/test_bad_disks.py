@@ -144,7 +144,7 @@ def test_a_broken_checkpoint_is_skipped_with_a_warning(tmp_path, caplog):
     assert f"skipping checkpoint {second.name}" in caplog.text and "data.bin" in caplog.text
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_any_flipped_or_missing_bytes_are_noticed(tmp_path_factory, data):
     store = CheckpointStore(tmp_path_factory.mktemp("flip"), keep=3)
@@ -171,7 +171,7 @@ NODES = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     content=st.binary()
     | st.builds(lambda node: json.dumps(node).encode(), NODES)

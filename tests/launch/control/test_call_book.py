@@ -2,7 +2,7 @@
 
 from itertools import chain, combinations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from launch.control.call_book import CallBook
@@ -51,7 +51,6 @@ STEPS = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(STEPS)
 def test_every_question_is_answered_as_by_looking_at_all_calls(steps):
     runtime = Answering()

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from launch.config import Config, load_preset, preset_names
@@ -28,7 +28,6 @@ ACTOR = AMOUNTS.filter(lambda a: a.cpus + a.gpus + a.memory_gib > 0).map(
 )
 
 
-@settings(deadline=None)
 @given(NODES, NEEDS, ACTOR, st.integers(0, 40))
 def test_no_node_gets_more_than_it_has_and_no_further_actor_would_fit(nodes, needs, actor, n):
     placed = fit(nodes, needs, actor, n)
@@ -52,14 +51,12 @@ def test_no_node_gets_more_than_it_has_and_no_further_actor_would_fit(nodes, nee
     assert placed.is_whole or not has_more_room
 
 
-@settings(deadline=None)
 @given(NODES, ACTOR, st.integers(0, 40), AMOUNTS)
 def test_one_more_node_never_holds_fewer_actors(nodes, actor, n, more):
     before = fit(nodes, [], actor, n).n_actors
     assert fit([*nodes, Room("more", more)], [], actor, n).n_actors >= before
 
 
-@settings(deadline=None)
 @given(st.integers(1, 8), st.integers(0, 30), ACTOR)
 def test_alike_nodes_get_alike_numbers(n_nodes, n_actors, actor):
     large = Amounts(1e6, 1e6, 1e6)

@@ -24,8 +24,7 @@ from launch.control.run_directory import is_finished
 
 MANY = settings(
     max_examples=400,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 LEAVES = (
     st.none()

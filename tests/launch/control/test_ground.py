@@ -33,7 +33,7 @@ def said(config: Config, there: Ground, device: str = "cpu") -> str:
     return "\n".join(lines)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.lists(st.integers(0, 6).map(float), min_size=1, max_size=4),
     st.integers(1, 12),

@@ -138,7 +138,7 @@ JSON = st.recursive(
 NAMES = st.sampled_from(["temperature", "simulations", "learning_rate_scale", "paused", "x"]) | JSON
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     request=st.fixed_dictionaries(
         {}, optional={"ask": st.just("setting") | JSON, "setting": NAMES, "value": JSON}

@@ -4,7 +4,7 @@ import math
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from launch.control.rate_limiter import RateLimiter, RateLimiterConfig
@@ -62,7 +62,6 @@ def test_no_reachable_state_has_both_sides_waiting(
         assert limiter.may_insert() or limiter.may_sample(sample_chunk)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 64), st.floats(0.5, 64.0), st.integers(10, 500))
 def test_a_run_paced_by_the_limiter_keeps_its_ratio(chunk, ratio, min_positions):
     limiter = make(ratio, 0.0, min_positions, sample_chunk=chunk, insert_chunk=8)

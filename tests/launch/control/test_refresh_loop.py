@@ -126,7 +126,7 @@ def test_the_share_is_that_of_the_fewest_newest_reports_that_hold_enough(reports
     assert recent.share == pytest.approx(sum(n * s for n, s in kept) / n_kept, abs=1e-9)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     wanted=st.floats(0.05, 0.9),
     capacity=st.integers(1_000, 5_000),

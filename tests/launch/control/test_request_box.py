@@ -68,7 +68,7 @@ def test_what_was_asked_of_an_earlier_process_is_gone(box, desk, tmp_path, clock
     assert again.take() == [] and again.viewer() is None and desk.answer(name) is None
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=200))
 def test_any_bytes_are_a_request_without_sense(box, tmp_path, content):
     (tmp_path / "requests" / "x.request").write_bytes(content)

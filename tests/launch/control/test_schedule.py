@@ -91,7 +91,7 @@ def test_what_was_lost_is_asked_for_again():
     assert schedule.wm_updates(8) == 6
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     name=st.sampled_from(["sequential", "alternating"]),
     sizes=st.tuples(*[st.integers(1, 30)] * 2),

@@ -40,7 +40,7 @@ def push(book: ShardBook, rings: Rings, n_bytes: int, source: str = "") -> int:
 sizes = st.lists(st.integers(1, 100), min_size=1, max_size=120)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(n_shards=st.integers(1, 6), sizes=sizes, n_slow=st.integers(0, 8))
 def test_bytes_are_balanced_to_within_one_payload(n_shards, sizes, n_slow):
     """Up to `n_slow` payloads are in flight at a time; shards are far from full."""
@@ -60,7 +60,7 @@ def test_bytes_are_balanced_to_within_one_payload(n_shards, sizes, n_slow):
     assert all(account.in_flight == 0 for account in book.accounts)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     n_shards=st.integers(1, 4),
     pushes=st.lists(st.tuples(st.integers(0, 6), st.integers(1, 100)), min_size=1, max_size=200),
@@ -107,7 +107,7 @@ def test_a_ring_that_holds_less_than_others_does_not_get_everything():
     assert abs(chosen.count(0) - chosen.count(1)) <= 1
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     before=st.lists(st.integers(1, 20), min_size=6, max_size=80),
     after=st.lists(st.integers(1, 20), min_size=1, max_size=80),

@@ -26,7 +26,7 @@ from launch.control.stored_settings import (
     read_settings_file,
 )
 
-MANY = settings(max_examples=400, deadline=None)
+MANY = settings(max_examples=400)
 LEAVES = (
     st.none()
     | st.booleans()
@@ -84,7 +84,7 @@ def test_any_structure_is_settings_or_refused(content):
         assert isinstance(stored.config, Config)
 
 
-@settings(max_examples=1_500, deadline=None)
+@settings(max_examples=1_500)
 @given(name=st.sampled_from(NAMES), value=NODES)
 @example("seed", True)
 @example("learner.learning_rate", float("nan"))

@@ -6,7 +6,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from ray.job_submission import JobStatus
 
@@ -51,7 +51,6 @@ def without_pauses():
         yield
 
 
-@settings(deadline=None)
 @given(
     log=st.text(max_size=60),
     chunk=st.integers(1, 9),

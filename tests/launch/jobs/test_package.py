@@ -43,7 +43,7 @@ def test_this_checkout_can_run_from_what_is_sent():
     assert not [name for name in names if name.startswith(".") or name.endswith(".nes")]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(content=st.dictionaries(st.sampled_from("abcdefgh"), st.binary(max_size=99)))
 def test_equal_content_is_sent_once(tmp_path_factory, content):
     """Names of packages are hashes of their bytes."""

@@ -22,7 +22,7 @@ def quick_keys():
         yield
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(secrets=secrets, token=tokens, other=tokens, data=st.data())
 def test_only_the_token_opens_what_was_sealed_and_only_unchanged(secrets, token, other, data):
     sealed = seal(secrets, token)

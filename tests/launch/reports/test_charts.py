@@ -61,7 +61,7 @@ def svg_of(figure: str) -> ElementTree.Element:
     return ElementTree.fromstring(re.search(r"<svg.*</svg>", figure, re.DOTALL).group())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.lists(st.tuples(VALUES, st.none() | VALUES), min_size=1, max_size=40),
@@ -109,7 +109,7 @@ def test_a_long_line_is_thinned_and_keeps_its_end():
     assert len(line.x) <= MOST_POINTS and (line.x[-1], line.y[-1]) == (10_006, 10_006.0)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.lists(
         st.lists(st.tuples(st.integers(0, 1000), st.floats(-1e3, 1e3)), min_size=1, max_size=15),

@@ -46,7 +46,7 @@ def test_all_parts_are_read_from_the_first_on(tmp_path):
     assert read.is_whole and read.n_skipped == 0
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(n_lines=st.integers(0, 400), most=st.integers(1, 60))
 def test_thinning_keeps_an_even_choice_and_the_newest(tmp_path_factory, n_lines, most):
     path = tmp_path_factory.mktemp("thin") / "metrics.jsonl"

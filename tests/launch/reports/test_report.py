@@ -325,9 +325,7 @@ NAMES = """global_step timestamp update avg_return wait_percent/learner/sample t
 KEYS = st.sampled_from(re.findall(r"\S+", NAMES))
 
 
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.dictionaries(KEYS, JSON, max_size=8), max_size=8))
 def test_whatever_records_hold_there_is_a_page(tmp_path, records):
     folder = tmp_path / "junk"

@@ -19,7 +19,7 @@ def log_probs_after(prefix: tuple[int, ...]) -> np.ndarray:
     return logits - np.log(np.exp(logits).sum())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(answers=st.lists(WORDS, min_size=1, max_size=20))
 def test_joint_log_probabilities_are_sums_along_the_answers(answers):
     trie = AnswerTrie(answers)

@@ -17,8 +17,7 @@ from replay_service.segment_check import LONGEST_OPTION, LONGEST_PROMPT
 
 MANY = settings(
     max_examples=400,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 MAX_TOKENS = 256
 PIECES = st.sampled_from(

@@ -59,7 +59,7 @@ def tensors(lesson: dict) -> Lesson:
     return Lesson(**{k: torch.tensor(v) if k != "played" else v for k, v in lesson.items()})
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     name=st.sampled_from(NAMES),
     seed=st.integers(0, 2**32 - 1),
@@ -77,7 +77,7 @@ def test_losses_equal_the_slow_reference(name, seed, sizes):
     assert 0 < sums["label_mass"] < len(sizes)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(name=st.sampled_from(NAMES), seed=st.integers(0, 2**32 - 1))
 def test_gradients_equal_finite_differences(name, seed):
     rng = np.random.default_rng(seed)

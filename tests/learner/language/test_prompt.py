@@ -51,7 +51,7 @@ def test_every_label_stands_before_its_own_action(tiny_llm: Path, seed: int, var
         assert shown[builder.text([label_id])] == OPTIONS[action]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(state=TEXT, options=st.lists(TEXT, min_size=1, max_size=12))
 def test_labels_are_distinct_and_the_ends_are_kept(
     tiny_llm: Path, state: str, options: list[str]

@@ -32,9 +32,7 @@ VALUES = st.recursive(
     max_leaves=5,
 )
 FIELDS = [*asdict(SOUND), "format", "unknown"]
-MANY = settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+MANY = settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def folder_with(path: Path, about: bytes) -> Path:
