@@ -11,7 +11,7 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -43,6 +43,7 @@ from launch.control.warm_start import place_warm_start
 from launch.dashboard.page_process import PageProcess
 from launch.monitoring.destinations import destinations
 from launch.monitoring.gpu_reader import GpuReader
+from launch.monitoring.json_lines import Scalar
 from launch.monitoring.live_table import LiveTable, print_summary
 from launch.monitoring.metrics_writer import METRICS_FILE, MetricsWriter
 from launch.monitoring.record_tail import last_record
@@ -195,7 +196,19 @@ def _run(
     if not controller.finished:
         say(console, f"stopped by {stop.reason}; {how_to_go_on(config)}")
         return EXIT_RESUMABLE
+    if not reporter.last_metrics.get("update"):
+        say(console, _why_unlearned(config, reporter.last_metrics))
     return EXIT_FINISHED
+
+
+def _why_unlearned(config: Config, metrics: Mapping[str, Scalar]) -> str:
+    """For a run that was too short: the newest steps of every segment are no positions yet."""
+    n_positions = int(metrics.get("replay_positions") or 0)
+    return (
+        f"nothing was learned: replay holds {n_positions} positions, and "
+        f"learning begins with replay.min_positions={config.replay.min_positions}; raise "
+        f"total_env_steps={config.total_env_steps}, or lower min_positions"
+    )
 
 
 def _start_runtime(config: Config, device: str) -> tuple[Runtime, Links]:

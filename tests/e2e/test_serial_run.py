@@ -196,6 +196,15 @@ def test_play_is_ahead_of_learning_by_no_more_than_it_may(tmp_path):
     assert 2 <= behind[12] <= 12, behind
 
 
+def test_a_run_that_was_too_short_to_learn_says_so(tmp_path, capsys):
+    assert run(tmp_path / "short", "--total-env-steps", "40") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    n_positions = int(metrics(tmp_path / "short")[-1]["replay_positions"])
+    assert n_positions < 40
+    assert f"nothing was learned: replay holds {n_positions} positions, and" in said
+    assert "replay.min_positions=40; raise total_env_steps=40" in said
+
+
 def test_the_same_command_goes_on_from_the_checkpoint(tmp_path):
     folder = tmp_path / "run"
     assert run(folder, "--total-env-steps", "120") == 0
