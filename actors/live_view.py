@@ -19,7 +19,8 @@ from actors.search.tree_picture import TreePicture
 
 MOST_ACTIONS = 16  # shown of each environment: those that anybody thinks most of
 MOST_POINTS = 200  # of an episode's curves
-THUMBNAIL_SHRINKS = 2  # each way, the pictures of environments that are not looked at closely
+CLOSE_PIXELS = 320  # longer side of the picture that is looked at closely, at most
+THUMBNAIL_PIXELS = 128  # of the others; half of Mario's
 FAST_PNG = (cv2.IMWRITE_PNG_COMPRESSION, 1)
 
 
@@ -156,7 +157,7 @@ class LiveViews:
         return EnvView(
             env_id=env_id,
             level=game.level(),
-            frame_png=_picture(game, 1 if is_close else THUMBNAIL_SHRINKS),
+            frame_png=_picture(game, CLOSE_PIXELS if is_close else THUMBNAIL_PIXELS),
             prompt=game.prompt() or "",
             llm_text=asked.text_read(row) if asked is not None and is_close else "",
             n_actions=len(texts),
@@ -190,10 +191,15 @@ def _thinned(episode: _Episode, value_now: float) -> EpisodePath:
     )
 
 
-def _picture(game: Game, shrinks: int) -> bytes | None:
+def _picture(game: Game, most_pixels: int) -> bytes | None:
     frame = game.render()
     if frame is None:
         return None
-    small = np.ascontiguousarray(frame[::shrinks, ::shrinks, ::-1])  # OpenCV has blue first
-    ok, data = cv2.imencode(".png", small, FAST_PNG)
+    height, width = frame.shape[:2]
+    scale = most_pixels / max(height, width)
+    if scale < 1:
+        size = (round(width * scale), round(height * scale))
+        frame = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
+    blue_first = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)  # as OpenCV writes it
+    ok, data = cv2.imencode(".png", blue_first, FAST_PNG)
     return data.tobytes() if ok else None

@@ -12,7 +12,7 @@ block would hide a small cost: env actors are called for few steps at a time, th
 asked but not trained, and blocks begin and end with an env step. Of each block: env steps per
 second, by the run's own records, and processor time per env step of all processes of the run, the
 page's included. Prints the mean over the pairs of open / shut, with its 95 % interval, by a
-bootstrap over the pairs.
+bootstrap over the pairs, and the processor time process by process.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,11 +36,12 @@ from websockets.sync.client import connect
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.training_run import UNDISTURBED, machine_line
+from benchmarks.training_run import UNDISTURBED, child_pids, machine_line
 from tests.chaos.real_run import RealRun
 from tests.dashboard.chromium import chromium
 
 GOAL = 0.02
+PAGE_MODULE = "launch.watch"
 N_RESAMPLES = 10_000
 SETTLE_S = 4.0  # from opening or shutting to what is measured: a viewer is noticed late
 WARM_UP_S = 30.0  # of learning, before the first block
@@ -49,20 +50,29 @@ WITHOUT_BURSTS = ("--acting.collect-steps=4", "--language.enabled=false")
 
 @dataclass(frozen=True, slots=True)
 class Block:
+    """cpu_ms_per_s: processor time of the run, by process, in milliseconds a second."""
+
     steps_per_s: float
-    cpu_ms_per_step: float
+    cpu_ms_per_s: Mapping[str, float]
+
+    @property
+    def cpu_ms_per_step(self) -> float:
+        return sum(self.cpu_ms_per_s.values()) / self.steps_per_s
 
 
-def cpu_seconds(run: RealRun) -> float:
-    """Of the run's driver and all below it, the page among them."""
+def cpu_seconds(run: RealRun) -> dict[str, float]:
+    """Of the run's driver and all below it, the page among them, by name."""
     assert run.process is not None
     driver = psutil.Process(run.process.pid)
-    total = 0.0
+    names = {pid: name for name, pid in child_pids(run.folder).items()}
+    spent: dict[str, float] = {}
     for process in (driver, *driver.children(recursive=True)):
         with suppress(psutil.Error):
+            is_page = PAGE_MODULE in process.cmdline()
+            name = "page" if is_page else names.get(process.pid, "others")
             times = process.cpu_times()
-            total += times.user + times.system
-    return total
+            spent[name] = spent.get(name, 0.0) + times.user + times.system
+    return spent
 
 
 def after_a_step(run: RealRun) -> dict[str, float]:
@@ -81,9 +91,10 @@ def measure(run: RealRun, seconds: float) -> Block:
     first, cpu_before = after_a_step(run), cpu_seconds(run)
     time.sleep(seconds)
     last, cpu_after = after_a_step(run), cpu_seconds(run)
-    n_steps = last["global_step"] - first["global_step"]
+    lasted = last["timestamp"] - first["timestamp"]
     return Block(
-        n_steps / (last["timestamp"] - first["timestamp"]), 1e3 * (cpu_after - cpu_before) / n_steps
+        (last["global_step"] - first["global_step"]) / lasted,
+        {name: 1e3 * (cpu_after[name] - cpu_before.get(name, 0.0)) / lasted for name in cpu_after},
     )
 
 
@@ -157,6 +168,24 @@ def main() -> None:
         print(
             ratio_line(name, [getattr(b, field) for b in opened], [getattr(b, field) for b in shut])
         )
+    print(cpu_table(opened, shut))
+
+
+def cpu_table(opened: Sequence[Block], shut: Sequence[Block]) -> str:
+    """Means over the blocks, process by process: what an open page costs, and whom."""
+    rows = ["| process | processor ms a second, shut | open | more |", "|---|---|---|---|"]
+    for name in [*sorted({name for b in (*opened, *shut) for name in b.cpu_ms_per_s}), ""]:
+        before, after = (
+            np.mean(
+                [
+                    b.cpu_ms_per_s.get(name, 0.0) if name else sum(b.cpu_ms_per_s.values())
+                    for b in blocks
+                ]
+            )
+            for blocks in (shut, opened)
+        )
+        rows.append(f"| {name or 'all'} | {before:.1f} | {after:.1f} | {after - before:+.1f} |")
+    return "\n".join(rows)
 
 
 def measure_blocks(folder: Path, options: argparse.Namespace) -> tuple[list[Block], list[Block]]:
