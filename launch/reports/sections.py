@@ -61,12 +61,7 @@ RATES = ("env_steps_per_sec", "updates_per_sec")
 ENV_STEPS, UPDATES = ("global_step", "env steps"), ("update", "updates")  # what curves run over
 # Ordinary events; all others are incidents, those of later versions too.
 ORDINARY = (
-    "episode_end",
-    "evaluation",
-    "child_state",
-    "environments_made",
-    "weights",
-    "started",
+    *QUIET_EVENTS,
     "checkpoint",
     "checkpoint_uploaded",
     "language_trained",
