@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from actors.intervals import Estimate
+from launch.control.reporter import QUIET_EVENTS
 from launch.reports.charts import N_COLOURS, draw_chart, line_of, mean_line, short
 from launch.reports.groups import Group, differing_settings
 from launch.reports.run_record import Record, RunRecord, as_text, number
