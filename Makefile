@@ -5,7 +5,8 @@
 # make bench [ARGS="--only ..."] run our benchmarks' short forms, with ARGS=--peers the comparisons
 #                                with other systems too, and refresh docs/benchmarks.md
 # make setup | lint | lock       PYTHON=... names the Python 3.11 to use
-# EXTRAS=text before any of these adds what text games need, EXTRAS=trackers W&B and MLflow
+# EXTRAS=text before any of these adds what text games need, EXTRAS=trackers W&B and MLflow, which
+# `make test` adds by itself
 
 PYTHON := $(or $(PYTHON),$(shell command -v python3.11 || command -v python3))
 BIN := .venv/bin
@@ -24,6 +25,7 @@ setup:
 train: setup
 	@$(BIN)/python launch/train.py $(ARGS)
 
+test: export EXTRAS := $(EXTRAS) trackers
 test: setup
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest $(ARGS)
 

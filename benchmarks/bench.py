@@ -91,6 +91,7 @@ BENCHMARKS = (
     Short("run_profile", f"--env-steps 3000 --env-seconds 0.3 --output {OUTPUT}"),
     Short("run_costs", "--seconds 60 -- --preset cartpole"),
     Short("learn_cartpole", f"--seeds 0 --env-steps 1000 --output {OUTPUT}/cartpole"),
+    Short("adaptive", f"--seeds 0 --env-steps 1000 --every 500 --output {OUTPUT}/adaptive"),
     # Text worlds need an extra; Mario does not.
     Short(
         "prior",

@@ -123,7 +123,7 @@ def measure(run_dir: Path, seed: int, options: argparse.Namespace) -> list[Point
     for (env_steps, seconds), returns in zip(times.values(), played, strict=True):
         points.append(Point(env_steps, seconds, float(np.mean(returns)), float(np.min(returns))))
         print(
-            f"[benchmark] seed {seed}: {env_steps} env steps, {seconds:.0f} s: "
+            f"[benchmark] {run_dir.name}: {env_steps} env steps, {seconds:.0f} s: "
             f"mean return {points[-1].mean_return:.1f}, lowest {points[-1].min_return:.0f}",
             flush=True,
         )
