@@ -34,6 +34,7 @@ class Desk:
         self._patience_s = patience_s
         self._lookers: dict[object, tuple[int, int]] = {}  # by browser: env actor, environment
         self._told = NOTHING
+        self._putting = asyncio.Lock()  # the run takes requests in the order in which they came
         self._telling = asyncio.Lock()  # one at a time changes what the run is told
         self._n_open = 0
 
@@ -86,7 +87,8 @@ class Desk:
             self._n_open -= 1
 
     async def _ask(self, what: dict[str, object]) -> Answer:
-        name = await asyncio.to_thread(self._desk.put, what)
+        async with self._putting:
+            name = await asyncio.to_thread(self._desk.put, what)
         until = time.monotonic() + self._patience_s
         while True:
             answer = await asyncio.to_thread(self._desk.answer, name)

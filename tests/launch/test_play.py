@@ -26,14 +26,14 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.parametrize("suffix", ["mp4", "gif"])
 def test_an_episode_becomes_a_file(suffix, finished_run: Path, tmp_path: Path, capsys) -> None:
     out = tmp_path / f"episode.{suffix}"
-    words = [str(finished_run), "--out", str(out), "--max-steps", "8", "--simulations", "4"]
+    words = [str(finished_run), "--out", str(out), "--max-steps", "7", "--simulations", "4"]
     assert play.main(words) == 0
     frames = imageio.mimread(out, memtest=False)
     assert len(frames) >= 5 and frames[0].shape[:2] == (480, frames[0].shape[1])
     assert frames[0].shape[1] > 800, "the opinions stand beside the game"
     assert [p.name for p in tmp_path.iterdir()] == [out.name], "nothing temporary stays"
     printed = capsys.readouterr().out
-    assert "[play] agent: return 8.00 in 8 steps, ended by timeout" in printed
+    assert "[play] agent: return 7.00 in 7 steps, ended by timeout" in printed
 
 
 @pytest.mark.parametrize(

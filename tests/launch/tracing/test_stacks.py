@@ -46,7 +46,7 @@ def test_a_file_has_stacks_of_the_process_concerned_and_of_the_driver(tmp_path):
     assert "evaluator: has nothing to do" in text
     is_permitted = "no stacks:" not in text
     assert not is_permitted or "wait_for_ever" in text
-    assert is_permitted or "ptrace_scope" in text
+    assert is_permitted or "ptrace_scope" in text or "py-spy did not answer" in text
     assert "test_a_file_has_stacks" in text  # of this process
 
 

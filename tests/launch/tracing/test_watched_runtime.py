@@ -54,7 +54,7 @@ def told(events: list) -> object:
 
 
 def test_slow_steps_leave_stacks_taken_while_they_are_slow(tmp_path):
-    config = TraceConfig(slow_step_s=0.1, slow_steps=2, window_s=60.0)
+    config = TraceConfig(slow_step_s=0.2, slow_steps=2, window_s=60.0)
     runtime, events = WatchedRuntime(SerialRuntime(), config, tmp_path, 0.0), []
     child = runtime.start("learner", "learner", Slow, {}, Resources())
     with runtime.watching(told(events), lambda line: None):
@@ -151,7 +151,7 @@ def test_a_profile_covers_the_window_after_the_first_updates(tmp_path):
     trace = json.loads((tmp_path / "profile.json").read_text())["traceEvents"]
     spans = [event for event in trace if event["ph"] == "X"]
     assert {event["name"] for event in spans} == {"train"}
-    assert 2 <= len(spans) <= 5  # from 0.1 s on, for 0.3 s, on a machine that may be busy
+    assert 1 <= len(spans) <= 5  # from 0.1 s on, for 0.3 s, on a machine that may be busy
     assert not (tmp_path / "profile").exists()
 
 
@@ -174,14 +174,14 @@ def test_a_profile_waits_for_a_call_that_the_end_of_the_window_found_under_way(
     tmp_path, monkeypatch
 ):
     monkeypatch.setattr(profile, "GRACE_S", 0.1)
-    config = TraceConfig(profile=True, profile_s=0.1)
+    config = TraceConfig(profile=True, profile_s=0.5)
     runtime, events = WatchedRuntime(Beside(), config, tmp_path, 0.0), []
     learner = runtime.start("learner", "learner", Slow, {}, Resources())
     actor = runtime.start("env-actor-0", "env_actor", Slow, {}, Resources())
     with runtime.watching(told(events), lambda line: None):
         runtime.value(runtime.call(learner, "train", 0.0, deadline_s=9.0))  # opens the window
-        long = runtime.call(actor, "train", 0.5, deadline_s=9.0)
-        time.sleep(0.3)  # longer than window and grace
+        long = runtime.call(actor, "train", 1.0, deadline_s=9.0)
+        time.sleep(0.7)  # longer than window and grace
         runtime.wait([long], 0.0)
         assert events == []
         runtime.value(long)
@@ -217,7 +217,7 @@ def test_a_run_that_never_trained_says_that_it_leaves_no_profile(tmp_path):
 
 def test_a_profile_that_cannot_be_written_costs_nothing_else(tmp_path, caplog):
     (tmp_path / "profile").write_text("in the way of the folder")
-    config = TraceConfig(profile=True, profile_s=0.1)
+    config = TraceConfig(profile=True, profile_s=0.5)
     runtime, events = WatchedRuntime(SerialRuntime(), config, tmp_path, 0.0), []
     child = runtime.start("learner", "learner", Slow, {}, Resources())
     with runtime.watching(told(events), lambda line: None):
