@@ -125,9 +125,11 @@ class Watch:
             phase.ended = self._run.metrics()
             lasted = _moved(phase.began, phase.ended, "timestamp")
             if lasted >= seconds:
+                # Of the records, since looks at a run under pressure may lie far apart.
+                middle = phase.began["timestamp"] + seconds / 2
+                early = [r for r in self._run.records() if r["timestamp"] <= middle]
+                phase.halfway = early[-1]
                 return phase
-            if lasted <= seconds / 2:
-                phase.halfway = phase.ended
             self._run.wait_until(lambda: True, "a run that goes on")
             time.sleep(LOOK_S)
 

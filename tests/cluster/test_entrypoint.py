@@ -94,7 +94,8 @@ def stop_as_the_head_does() -> None:
 
 def updates(run_dir: Path) -> int:
     path = run_dir / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
+    text = path.read_text() if path.exists() else ""
+    lines = text[: text.rfind("\n") + 1].splitlines()  # the last one may be half written
     return int(json.loads(lines[-1]).get("update", 0)) if lines else 0
 
 

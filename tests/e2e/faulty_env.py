@@ -57,7 +57,9 @@ class Plan:
         except FileExistsError:
             return False
         record = {"kind": kind, "pid": os.getpid(), "time": time.time()}
-        (self._folder / f"fault-{index}" / "what.json").write_text(json.dumps(record))
+        unfinished = self._folder / f"fault-{index}" / "what.tmp"
+        unfinished.write_text(json.dumps(record))
+        unfinished.rename(unfinished.with_suffix(".json"))
         return True
 
 

@@ -93,12 +93,12 @@ def start_head(folder: Path, address: str, gcs_port: int, home: Path) -> None:
     command = [*RAY, "start", "--head", "--port", str(gcs_port), "--num-cpus", "6"]
     command += ["--dashboard-port", address.rpartition(":")[2], "--dashboard-host", "127.0.0.1"]
     command += ["--object-store-memory", "200000000", "--temp-dir", str(folder / "ray")]
-    # Their usual ports may be another Ray's on this machine.
-    command += ["--dashboard-agent-listen-port", str(free_port())]
-    command += ["--ray-client-server-port", str(free_port())]
     for _ in range(HEAD_STARTS):
+        # Their usual ports may be another Ray's on this machine.
+        ports = ["--dashboard-agent-listen-port", str(free_port())]
+        ports += ["--ray-client-server-port", str(free_port())]
         done = subprocess.run(
-            [*command, "--disable-usage-stats"],
+            [*command, *ports, "--disable-usage-stats"],
             env=os.environ | {"HOME": str(home), "PATH": path},
             capture_output=True,
             text=True,
@@ -142,7 +142,8 @@ def wait_until(is_so, what: str):
 
 def updates(run_dir: Path) -> int:
     path = run_dir / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
+    text = path.read_text() if path.exists() else ""
+    lines = text[: text.rfind("\n") + 1].splitlines()  # the last one may be half written
     return int(json.loads(lines[-1]).get("update", 0)) if lines else 0
 
 

@@ -100,8 +100,14 @@ def start_with_one_without_room(run) -> str:
     run.wait_until(lambda: run.events("child_without_room"), "an actor without room")
     (event,) = run.events("child_without_room")
     assert event["child"].startswith("env-actor-") and event["env_actors_left"] == 1
-    run.wait_until(lambda: run.metrics().get("update", 0) > 0, "updates")
+    run.wait_until(
+        lambda: "learner" in run.pids() and run.metrics().get("update", 0) > 0, "updates"
+    )
     return event["child"]
+
+
+def waits_for_room(run, name: str, since: float) -> bool:
+    return name in [event["child"] for event in run.events("child_without_room", since)]
 
 
 def loses_the_learner_only_for_a_while(run, waiting: str) -> None:
@@ -139,7 +145,7 @@ def test_a_node_dies_and_its_actor_waits_for_another_while_the_run_goes_on(
     print(f"noticed {failure['timestamp'] - killed_at:.1f} s after the node's death")
     assert failure["child"] == name
     assert failure["timestamp"] - killed_at < 60.0
-    run.wait_until(lambda: len(run.events("child_without_room")) == 2, "its wait for room")
+    run.wait_until(lambda: waits_for_room(run, name, killed_at), "its wait for room")
     wait_for_progress(run, "a run without the node")
     assert state_of(run, name) == "starting"
 
@@ -232,11 +238,9 @@ def loses_the_learners_node(run, cluster, home, rng: random.Random) -> None:
     """The learner waits until a node has room, and goes on from the checkpoint."""
     known = run.pids()["learner"]
     time.sleep(rng.uniform(0.0, 4.0))
+    killed_at = time.time()
     os.kill(raylet_pid(home), signal.SIGKILL)
-    run.wait_until(
-        lambda: "learner" in [e["child"] for e in run.events("child_without_room")][-1:],
-        "a learner without room",
-    )
+    run.wait_until(lambda: waits_for_room(run, "learner", killed_at), "a learner without room")
     add_node(cluster)
     run.wait_until(lambda: run.pids().get("learner") not in (None, known), "another learner")
     before = run.metrics()

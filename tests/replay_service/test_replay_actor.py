@@ -36,6 +36,14 @@ def ray_session() -> Iterator[None]:
     ray.shutdown()
 
 
+def kill(actor) -> None:
+    """Returns when it is gone: it may answer some calls before."""
+    ray.kill(actor)
+    with pytest.raises(ray.exceptions.RayActorError):
+        while True:
+            ray.get(actor.ping.remote())
+
+
 @pytest.fixture
 def actor(ray_session, image_spec):
     handle = (
@@ -112,7 +120,7 @@ def test_a_dead_replay_is_named(ray_session, make_segment, image_spec):
     ray.get(handle.add.remote([make_segment(image_spec, 30)]))
     source = RayBatchSource(handle, batch_size=8)
     source.next()
-    ray.kill(handle)
+    kill(handle)
     with pytest.raises(RuntimeError, match="replay actor is gone"):
         for _ in range(5):
             source.next()
@@ -143,10 +151,7 @@ def test_segments_to_search_again_come_from_all_shards_and_patches_go_home(
     assert source.patch(patches) == 60
     batch = RayBatchSource(shards[1], batch_size=8).next()
     assert (batch.target_version == 9).all() and (batch.policy[:, 0, 1] == 0.5).all()
-    ray.kill(shards[1])
-    with pytest.raises(ray.exceptions.RayActorError):
-        while True:  # it may answer some calls before it dies
-            ray.get(shards[1].ping.remote())
+    kill(shards[1])
     ray.get(shards[0].add.remote([make_segment(image_spec, 30, sequence=5)]))
     assert source.patch(patches) == 0
     assert [len(source.next(4)) for _ in range(2)] == [2, 0]

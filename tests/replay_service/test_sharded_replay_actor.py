@@ -14,6 +14,7 @@ import ray
 from replay_service import JointTextSource, ReplayConfig, TargetConfig
 from replay_service.replay_actor import MAX_PENDING_UPDATES, ReplayActor
 from replay_service.sharded_replay_actor import RayJointBatchSource, RayTextShard
+from tests.replay_service.test_replay_actor import kill
 
 CONFIG = ReplayConfig(capacity_mb=2, num_shards=2, min_positions=1)
 BATCH = 16
@@ -113,7 +114,7 @@ def test_the_others_serve_when_one_is_killed_and_its_successor_is_taken_back(
 
 
 def test_a_hung_shard_is_waited_for_once(shards):
-    source = make_source(shards, patience_s=1.0)
+    source = make_source(shards, patience_s=4.0)
     batch = source.next()
     pid = ray.get(shards[0].ping.remote())
     os.kill(pid, signal.SIGSTOP)
@@ -122,7 +123,7 @@ def test_a_hung_shard_is_waited_for_once(shards):
         started = time.monotonic()
         for _ in range(5):
             assert shard_sizes(source.next()) == {1: BATCH}
-        assert time.monotonic() - started < 1.0  # the patience that one more wait would take
+        assert time.monotonic() - started < 4.0  # the patience that one more wait would take
         for _ in range(MAX_PENDING_UPDATES + 3):
             source.update_priorities(batch.handles, np.ones(BATCH))
         assert source.n_dropped_updates >= 3
@@ -135,7 +136,7 @@ def test_without_any_shard_it_is_said(shards, ray_session, image_spec):
     source = make_source(shards, patience_s=1.0, timeout_s=5.0)
     source.next()
     for shard in shards:
-        ray.kill(shard)
+        kill(shard)
     with pytest.raises(RuntimeError, match="all 2 replay shards are gone"):
         for _ in range(5):
             source.next()
@@ -151,10 +152,10 @@ def test_without_any_shard_it_is_said(shards, ray_session, image_spec):
 def test_text_goes_on_without_a_dead_shard(shards):
     source = JointTextSource([RayTextShard(shard) for shard in shards], 8, seed=0)
     assert len(source.next().prompt) == 8
-    ray.kill(shards[0])
+    kill(shards[0])
     batch = source.next()
     assert {prompt.split()[-1] for prompt in batch.prompt} == {"1"}
-    ray.kill(shards[1])
+    kill(shards[1])
     assert source.next() is None
 
 
