@@ -8,9 +8,10 @@ Both arms are `launch/train.py --preset cartpole` with the serial runtime, one w
 of the step size and of exploration. Those of a seed run side by side, which costs neither of them
 env steps. As in learn_cartpole.py every checkpoint then plays 20 greedy episodes. Of each run: the
 mean over all checkpoints, which rewards learning early and staying there; the mean and the lowest
-of the last LATE checkpoints; env steps until the mean return is 475 for good; and how often the
-schedules changed anything. Prints these and, over the seeds, adaptive - fixed with its 95 %
-interval, by a bootstrap. Words after -- go to the adaptive arm. Writes results.json.
+of the last LATE checkpoints, of which a run's end has two, a periodic and a final one; env steps
+until the mean return is 475 for good; and how often the schedules changed anything. Prints these
+and, over the seeds, adaptive - fixed with its 95 % interval, by a bootstrap. Words after -- go to
+the adaptive arm. Writes results.json.
 """
 
 from __future__ import annotations

@@ -217,7 +217,7 @@ def test_a_run_that_never_trained_says_that_it_leaves_no_profile(tmp_path):
 
 def test_a_profile_that_cannot_be_written_costs_nothing_else(tmp_path, caplog):
     (tmp_path / "profile").write_text("in the way of the folder")
-    config = TraceConfig(profile=True, profile_s=0.5)
+    config = TraceConfig(profile=True, profile_s=0.1)
     runtime, events = WatchedRuntime(SerialRuntime(), config, tmp_path, 0.0), []
     child = runtime.start("learner", "learner", Slow, {}, Resources())
     with runtime.watching(told(events), lambda line: None):
